@@ -1,0 +1,82 @@
+# Evergreen's verbs. `make demo` and `make test` are all that a newcomer needs.
+#
+#   make demo     the whole loop on this machine, from data to endpoint
+#   make test     every check and test
+#   make up/down  Airflow's web UI and the local cloud, in the background / stopped
+#   make cloud    the local cloud alone, in the foreground: STATE=DIR PORT=N AWS_PORT=M
+#   make check    linters and types
+#   make bench    one benchmark: NAME=dag-import (without NAME: the list)
+#   make chaos    one fault run: NAME=airflow-kill (without NAME: the list)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test up down cloud check bench chaos
+
+# With it set, Airflow compiles its 20,000 modules anew in every process.
+unexport PYTHONDONTWRITEBYTECODE
+
+VENV := var/venv
+UV = $(shell command -v uv || echo $(VENV)/uv/bin/uv)
+AIRFLOW := $(VENV)/airflow/bin/python
+ML := $(VENV)/ml/bin/python
+CLOUD := $(VENV)/cloud/bin/python
+ENVIRONMENTS := $(VENV)/airflow/.installed $(VENV)/ml/.installed $(VENV)/cloud/.installed
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(ENVIRONMENTS)
+	$(AIRFLOW) -m scripts.demo
+
+up: $(ENVIRONMENTS)
+	$(AIRFLOW) -m scripts.stack up
+
+down:
+	@if [ -x $(AIRFLOW) ]; then $(AIRFLOW) -m scripts.stack down; else echo "nothing is installed, so nothing runs"; fi
+
+STATE ?= var/cloud
+PORT ?= 7700
+AWS_PORT ?= 7701
+cloud: $(VENV)/cloud/.installed $(VENV)/ml/.installed
+	@exec $(CLOUD) -m local_sagemaker --state $(STATE) --port $(PORT) --aws-port $(AWS_PORT)
+
+check: $(ENVIRONMENTS)
+	$(AIRFLOW) -m ruff check .
+	$(AIRFLOW) -m ruff format --check .
+	$(AIRFLOW) -m mypy plugins dags scripts benchmarks
+	$(ML) -m mypy ml_code
+	$(CLOUD) -m mypy local_sagemaker
+
+test: check
+	$(CLOUD) -m pytest tests/local_sagemaker
+	$(ML) -m pytest tests/ml_code
+	$(AIRFLOW) -m pytest tests/plugins tests/dags tests/scripts
+	$(AIRFLOW) -m pytest tests/end_to_end
+
+bench: $(ENVIRONMENTS)
+	@$(AIRFLOW) -m scripts.bench benchmarks $(NAME)
+
+chaos: $(ENVIRONMENTS)
+	@$(AIRFLOW) -m scripts.bench benchmarks/chaos $(NAME)
+
+# The three environments: their pins cannot live together, and on AWS they are three machines.
+# The locks are given as constraints, so that UV_TORCH_BACKEND=cpu may choose the small torch.
+install = $(UV) venv -q --allow-existing --no-python-downloads --python '>=3.11,<3.14' $(@D) && \
+	$(UV) pip install -q --python $(@D)/bin/python --overrides overrides.txt --constraints $(1) $(2) && touch $@
+
+$(VENV)/airflow/.installed: requirements.lock requirements.txt requirements-dev.txt overrides.txt | $(VENV)/uv
+	@echo "installing Airflow's environment (about 30 s)"
+	@$(call install,requirements.lock,--compile-bytecode -r requirements.txt -r requirements-dev.txt)
+
+$(VENV)/ml/.installed: ml_code/requirements.lock ml_code/requirements.txt ml_code/requirements-image.txt requirements-dev.txt overrides.txt | $(VENV)/uv
+	@echo "installing the ML container's environment (about 60 s; UV_TORCH_BACKEND=cpu takes the small torch)"
+	@$(call install,ml_code/requirements.lock,-r ml_code/requirements-image.txt -r ml_code/requirements.txt -r requirements-dev.txt)
+
+$(VENV)/cloud/.installed: local_sagemaker/requirements.lock local_sagemaker/requirements.txt requirements-dev.txt overrides.txt | $(VENV)/uv
+	@echo "installing the local cloud's environment (about 5 s)"
+	@$(call install,local_sagemaker/requirements.lock,-r local_sagemaker/requirements.txt -r requirements-dev.txt)
+
+$(VENV)/uv:
+	@mkdir -p $(VENV)
+	@if command -v uv >/dev/null; then mkdir $@; else python3 -m venv $@ && $@/bin/pip install -q uv; fi
