@@ -1,0 +1,100 @@
+"""Keep an image classifier fresh: one DAG for each pipeline file in dags/pipelines/.
+
+    airflow dags test retrain_digits --conf '{"max_jobs": 2}'
+
+On 2 cores with the local cloud the digits take about 90 s. This file is the picture of the system; what the
+tasks do is in plugins/evergreen/.
+"""
+
+from pathlib import Path
+
+from airflow.providers.amazon.aws.operators.s3 import S3CopyPrefixOperator
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import Asset, TaskGroup, TriggerRule, chain, dag
+
+from evergreen import pipeline, tasks
+from evergreen.operators import (
+    AssessOperator,
+    BatchPredictOperator,
+    EndpointConfigOperator,
+    EndpointOperator,
+    ExtractFeaturesOperator,
+    ModelOperator,
+    RetrainOperator,
+    TuneOperator,
+    VerifyEndpointOperator,
+)
+from evergreen.sync import SyncDatasetOperator
+
+# A step runs when what it waits for has run or was rightly left out.
+AFTER_A_BRANCH = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
+
+
+def retrain(file: Path) -> None:
+    """The loop for one pipeline file."""
+    name, settings = file.stem, pipeline.load(file)
+
+    @dag(
+        dag_id=f"retrain_{name}",
+        description=settings.description,
+        schedule=settings.schedule,
+        params=settings.params,
+        doc_md=settings.doc_md,
+        tags=settings.tags,
+        catchup=False,
+        # One endpoint, one run at a time.
+        max_active_runs=1,
+        default_args={"retries": 2},
+    )
+    def loop() -> None:
+        plan = tasks.plan.override(retries=0)(str(file))
+        dataset = SyncDatasetOperator(
+            task_id="sync_dataset", plan=plan, outlets=[Asset(name=f"{name}_dataset", group="evergreen")]
+        )
+        code = tasks.upload_code(plan)
+        inputs = {"plan": plan, "dataset": dataset.output, "code": code}
+        features = ExtractFeaturesOperator(task_id="extract_features", inputs=inputs)
+        inputs = {**inputs, "features": features.output}
+        tune = TuneOperator(task_id="tune", inputs=inputs)
+        inputs = {**inputs, "tuning": tune.output}
+        training = RetrainOperator(task_id="retrain", inputs=inputs).output["Training"]
+        assess = AssessOperator(task_id="assess", inputs={**inputs, "training": training})
+        export_report = S3CopyPrefixOperator(
+            task_id="export_report",
+            source_bucket_prefix=assess.output["uri"],
+            dest_bucket_prefix=plan["report_uri"],
+            outlets=[Asset(name=f"{name}_report", group="evergreen")],
+        )
+
+        gate = tasks.gate(plan, dataset.output, assess.output)
+        hold = tasks.hold(assess.output)
+        approve = ApprovalOperator(
+            task_id="approve", subject=f"Deploy the new {name} model?", body=tasks.APPROVAL_BODY
+        )
+        register = tasks.register.override(trigger_rule=AFTER_A_BRANCH)(plan, training, assess.output)
+
+        with TaskGroup("deploy"):
+            model = ModelOperator(task_id="model", inputs={"plan": plan, "training": training})
+            config = EndpointConfigOperator(
+                task_id="endpoint_config", inputs={"plan": plan, "model_name": model.output}
+            )
+            serving = {"plan": plan, "endpoint_config_name": config.output}
+            endpoint = EndpointOperator(task_id="endpoint", inputs=serving)
+        verify = VerifyEndpointOperator(task_id="verify", inputs={**serving, "assessment": assess.output})
+        batch_predict = BatchPredictOperator(
+            task_id="batch_predict",
+            inputs={"plan": plan, "dataset": dataset.output, "model_name": model.output},
+        )
+        retire = tasks.retire.override(trigger_rule=AFTER_A_BRANCH)(plan, verify.output, assess.output)
+
+        chain(dataset, code, features)
+        chain(assess, export_report, gate, [hold, approve, register])
+        chain(approve, register, model)
+        chain(endpoint, verify, [batch_predict, retire])
+        chain(batch_predict, retire)
+
+    loop()
+
+
+for path in sorted((Path(__file__).parent / "pipelines").glob("*.yaml")):
+    retrain(path)

@@ -1,0 +1,1 @@
+"""Everything the DAG names: settings, names, requests, operators, dataset sync."""

@@ -1,0 +1,359 @@
+"""The DAG's operators: the provider's, extended to be safe to retry, and the few that it has none for.
+
+Each takes `inputs`: the plan and what earlier tasks returned, by the names of the request builder's arguments in
+`requests.py`, which it calls when it runs.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from airflow.providers.amazon.aws.operators.sagemaker import (
+    SageMakerBaseOperator,
+    SageMakerEndpointConfigOperator,
+    SageMakerEndpointOperator,
+    SageMakerModelOperator,
+    SageMakerProcessingOperator,
+    SageMakerTrainingOperator,
+    SageMakerTransformOperator,
+    SageMakerTuningOperator,
+    serialize,
+)
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
+from botocore.exceptions import ClientError
+
+from evergreen import durable, endpoints, names, requests
+from evergreen.plan import Plan
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+# Largest difference between the endpoint's probability and the offline one: other library versions in the
+# serving image move it by rounding, another model or preprocessing by much more.
+SMOKE_TOLERANCE = 0.01
+
+
+class FromPlan(SageMakerBaseOperator):
+    """An operator whose configuration is built when it runs, from `inputs`."""
+
+    template_fields: Sequence[str] = (*SageMakerBaseOperator.template_fields, "inputs")
+    template_fields_renderers = {**SageMakerBaseOperator.template_fields_renderers, "inputs": "json"}  # noqa: RUF012
+
+    def __init__(self, *, inputs: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(config={}, **kwargs)
+        self.inputs = inputs
+
+    @property
+    def plan(self) -> Plan:
+        return Plan.model_validate(self.inputs["plan"])
+
+    @property
+    def earlier(self) -> dict[str, Any]:
+        """The inputs without the plan."""
+        return {name: value for name, value in self.inputs.items() if name != "plan"}
+
+    @property
+    def s3(self) -> S3Hook:
+        return S3Hook(aws_conn_id=self.aws_conn_id)
+
+
+class PlannedJob(durable.DurableJob, FromPlan):
+    """A job of the plan: named after the pipeline and the task, limited by the pipeline's time limit."""
+
+    def run_job(self, context: "Context") -> dict[str, Any]:
+        plan = self.plan
+        base_name = f"{plan.pipeline_name}-{self.task_id.rpartition('.')[2]}"
+        return self.execute_job(context, base_name, plan.pipeline.compute.max_runtime_seconds + 900)
+
+
+class ExtractFeaturesOperator(PlannedJob, SageMakerProcessingOperator):
+    """The frozen trunk's output for each image, once per content address.
+
+    Returns `{"uri", "computed"}`, or None where nothing is frozen.
+    """
+
+    kind = durable.PROCESSING
+
+    def execute(self, context: "Context") -> dict[str, Any] | None:
+        plan = self.plan
+        if plan.pipeline.model.tail == "all":
+            self.log.info("model.tail is 'all': nothing is frozen, so there is nothing to compute once")
+            return None
+        uri = self._uri()
+        if self.s3.check_for_key(f"{uri}/complete.json"):
+            self.log.info("found the features of an earlier run: %s", uri)
+            return {"uri": uri, "computed": False}
+        self.config = requests.extract_features(plan, **self.earlier, features_uri=uri)
+        return self.run_job(context)
+
+    def _uri(self) -> str:
+        plan = self.plan
+        address = names.digest(
+            self.inputs["dataset"]["version"],
+            self.inputs["code"]["hash"],
+            plan.training_image,
+            plan.pipeline.model.model_dump_json(),
+            plan.pipeline.tuning.seed,
+        )
+        return plan.uri("features", address)
+
+    def _result(self, description: dict[str, Any]) -> dict[str, Any]:
+        # Written last, and only after the job completed: features without it are not used.
+        marker = json.dumps({"processing_job": self.job_name})
+        self.s3.load_string(marker, f"{self._uri()}/complete.json", replace=True)
+        return {"uri": self._uri(), "computed": True}
+
+
+class TuneOperator(PlannedJob, SageMakerTuningOperator):
+    """Returns the provider's `{"Tuning": …}` and, as `TrainingJobs`, every trial."""
+
+    kind = durable.TUNING
+
+    def execute(self, context: "Context") -> dict[str, Any]:
+        self.config = requests.tune(self.plan, **self.earlier)
+        return self.run_job(context)
+
+    def progress(self, description: dict[str, Any]) -> str:
+        counters = description["TrainingJobStatusCounters"]
+        text = f"{counters['Completed']} of {self.plan.pipeline.tuning.max_jobs} trials completed"
+        text += f", {counters['InProgress']} running" if counters["InProgress"] else ""
+        best = description.get("BestTrainingJob")
+        if best:
+            metric = best["FinalHyperParameterTuningJobObjectiveMetric"]
+            text += f", best {metric['MetricName']} {metric['Value']:.4f} with {best['TunedHyperParameters']}"
+        return text
+
+    def _result(self, description: dict[str, Any]) -> dict[str, Any]:
+        pages = self.hook.conn.get_paginator("list_training_jobs_for_hyper_parameter_tuning_job").paginate(
+            HyperParameterTuningJobName=self.job_name
+        )
+        trials = [
+            {
+                "name": trial["TrainingJobName"],
+                "status": trial["TrainingJobStatus"],
+                "objective": trial.get("FinalHyperParameterTuningJobObjectiveMetric", {}).get("Value"),
+                "hyperparameters": trial["TunedHyperParameters"],
+                "seconds": _seconds(trial),
+            }
+            for page in pages
+            for trial in page["TrainingJobSummaries"]
+        ]
+        return {**super()._result(description), "TrainingJobs": sorted(trials, key=lambda trial: trial["name"])}
+
+
+class RetrainOperator(PlannedJob, SageMakerTrainingOperator):
+    """The best trial's hyperparameters again, under debugger and profiler. Returns `{"Training": …}`."""
+
+    kind = durable.TRAINING
+
+    def __init__(self, **kwargs: Any) -> None:
+        # The provider's own log streaming waits 30 s between two looks at the job; DurableJob streams instead.
+        super().__init__(print_log=False, check_if_job_exists=False, **kwargs)
+
+    def execute(self, context: "Context") -> dict[str, Any]:
+        try:
+            self.config = requests.retrain(self.plan, **self.earlier)
+        except ValueError as error:
+            raise AirflowFailException(str(error)) from error
+        return self.run_job(context)
+
+
+class AssessOperator(PlannedJob, SageMakerProcessingOperator):
+    """Rules, test-set evaluation, report. Returns where they are, the verdict, and what served before."""
+
+    kind = durable.PROCESSING
+
+    def execute(self, context: "Context") -> dict[str, Any]:
+        plan, earlier = self.plan, self.earlier
+        champion = endpoints.champion(self.hook, plan.endpoint_name)
+        context_uri = f"{plan.run_uri}/context.json"
+        document = requests.assess_context(plan, champion=champion, **earlier)
+        self.s3.load_string(json.dumps(document, indent=1), context_uri, replace=True)
+        self.config = requests.assess(
+            plan, earlier["dataset"], earlier["code"], earlier["training"], champion, context_uri
+        )
+        return self.run_job(context)
+
+    def _result(self, description: dict[str, Any]) -> dict[str, Any]:
+        plan = self.plan
+        report = json.loads(self.s3.read_key(f"{requests.assess_uri(plan)}/report.json"))
+        context = json.loads(self.s3.read_key(f"{plan.run_uri}/context.json"))
+        verdict = report["verdict"]
+        self.log.info("%s: %s", verdict["decision"], " ".join(verdict["reasons"]))
+        return {
+            "uri": requests.assess_uri(plan),
+            "verdict": verdict,
+            "accuracy": report["metrics"]["accuracy"],
+            "champion": context["champion"],
+        }
+
+
+class ModelOperator(FromPlan, SageMakerModelOperator):
+    """CreateModel, unless a model of this archive exists. Returns the model's name."""
+
+    def execute(self, context: "Context") -> str:
+        plan, model_data = self.plan, _model_data(self.inputs["training"])
+        name = names.resource(plan.base_name, model_data, plan.inference_image)
+        if _exists(self.hook.describe_model, name):
+            self.log.info("model %s exists", name)
+        else:
+            self.config = {"ModelName": name, **requests.model(plan, model_data)}
+            super().execute(context)
+        return name
+
+
+class EndpointConfigOperator(FromPlan, SageMakerEndpointConfigOperator):
+    """CreateEndpointConfig, unless one of this model and these settings exists. Returns its name."""
+
+    def execute(self, context: "Context") -> str:
+        plan, model_name = self.plan, self.inputs["model_name"]
+        name = names.resource(plan.base_name, model_name, plan.pipeline.deployment.model_dump_json())
+        if _exists(self.hook.describe_endpoint_config, name):
+            self.log.info("endpoint configuration %s exists", name)
+        else:
+            self.config = {"EndpointConfigName": name, **requests.endpoint_config(plan, model_name)}
+            super().execute(context)
+        return name
+
+
+class EndpointOperator(FromPlan, SageMakerEndpointOperator):
+    """Create or update the endpoint; nothing to do when it already has the configuration."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(check_interval=3, **kwargs)
+        if self.deferrable:
+            # The provider's trigger asks 480 times at most: at 30 s that is four hours.
+            self.check_interval = 30
+
+    def execute(self, context: "Context") -> dict[str, Any]:
+        requested = requests.endpoint(self.plan, self.inputs["endpoint_config_name"])
+        name, config_name = requested["EndpointName"], requested["EndpointConfigName"]
+        live = endpoints.settle(self.hook, name)
+        if live and live["EndpointStatus"] == "Failed":
+            self.log.warning("%s is Failed (%s): creating it anew", name, live.get("FailureReason"))
+            self.hook.conn.delete_endpoint(EndpointName=name)
+            live = endpoints.settle(self.hook, name)
+        if live and live["EndpointConfigName"] == config_name:
+            self.log.info("%s already has %s", name, config_name)
+            return {
+                "EndpointConfig": serialize(self.hook.describe_endpoint_config(config_name)),
+                "Endpoint": serialize(live),
+            }
+        self.operation = "update" if live else "create"
+        self.config = requested
+        result: dict[str, Any] = super().execute(context)
+        return result
+
+
+class VerifyEndpointOperator(FromPlan):
+    """The endpoint has the requested configuration and answers as the model did offline.
+
+    The provider's operator reports an update that SageMaker rolled back as success. On any doubt the
+    configuration that served before is put back, and the task fails with the reason. Returns
+    `{"endpoint", "endpoint_config", "status", "prediction"}`.
+    """
+
+    def execute(self, context: "Context") -> dict[str, Any]:
+        plan, config_name = self.plan, self.inputs["endpoint_config_name"]
+        doubt, predictions = self._check(plan, config_name)
+        if doubt is None:
+            return {
+                "endpoint": plan.endpoint_name,
+                "endpoint_config": config_name,
+                "status": "InService",
+                "predictions": predictions,
+            }
+        champion = self.inputs["assessment"]["champion"]
+        if champion:
+            outcome = endpoints.put_back(self.hook, plan.endpoint_name, champion["endpoint_config"])
+        else:
+            outcome = "nothing served before, so there is nothing to put back"
+        raise AirflowFailException(f"{doubt}; {outcome}")
+
+    def _check(self, plan: Plan, config_name: str) -> tuple[str | None, list[dict[str, Any]]]:
+        live = endpoints.settle(self.hook, plan.endpoint_name)
+        if live is None:
+            return f"endpoint {plan.endpoint_name} does not exist", []
+        if live["EndpointConfigName"] != config_name or live["EndpointStatus"] != "InService":
+            reason = live.get("FailureReason", "no reason given")
+            return (
+                f"endpoint {plan.endpoint_name} is {live['EndpointStatus']} with {live['EndpointConfigName']}, "
+                f"not InService with {config_name}: {reason}"
+            ), []
+        smoke_uri = f"{self.inputs['assessment']['uri']}/smoke"
+        predictions = []
+        for expected in json.loads(self.s3.read_key(f"{smoke_uri}/smoke.json")):
+            image = self.s3.get_key(f"{smoke_uri}/{expected['file']}").get()["Body"].read()
+            try:
+                answer = invoke(self.aws_conn_id, plan.endpoint_name, image)
+            except ClientError as error:
+                return f"the endpoint did not answer {expected['file']}: {error}", []
+            difference = abs(answer["probability"] - expected["probability"])
+            self.log.info(
+                "%s: %s (%.4f), offline %s (%.4f), truth %s", expected["file"], answer["label"],
+                answer["probability"], expected["prediction"], expected["probability"], expected["label"],
+            )  # fmt: skip
+            if answer["label"] != expected["prediction"] or difference > SMOKE_TOLERANCE:
+                return (
+                    f"the endpoint answers {answer['label']} ({answer['probability']:.4f}) to {expected['file']}, "
+                    f"the model offline {expected['prediction']} ({expected['probability']:.4f})"
+                ), []
+            predictions.append(
+                {
+                    "file": expected["file"],
+                    "label": answer["label"],
+                    "probability": answer["probability"],
+                    "truth": expected["label"],
+                }
+            )
+        return None, predictions
+
+
+class BatchPredictOperator(PlannedJob, SageMakerTransformOperator):
+    """A transform job over the test split, when the pipeline asks for it."""
+
+    kind = durable.TRANSFORM
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(check_if_job_exists=False, **kwargs)
+
+    def execute(self, context: "Context") -> dict[str, Any]:
+        if not self.plan.pipeline.deployment.batch_predict:
+            raise AirflowSkipException("deployment.batch_predict is off")
+        self.config = requests.batch_predict(self.plan, **self.earlier)
+        return self.run_job(context)
+
+    def _result(self, description: dict[str, Any]) -> dict[str, Any]:
+        return {"Transform": serialize(description)}
+
+
+def invoke(aws_conn_id: str | None, endpoint_name: str, image: bytes) -> dict[str, Any]:
+    """InvokeEndpoint with the bytes of an image; the provider has no hook for SageMaker's runtime."""
+    runtime = AwsBaseHook(aws_conn_id, client_type="sagemaker-runtime").conn
+    response = runtime.invoke_endpoint(
+        EndpointName=endpoint_name, Body=image, ContentType="application/x-image", Accept="application/json"
+    )
+    answer: dict[str, Any] = json.loads(response["Body"].read())
+    return answer
+
+
+def _model_data(training: dict[str, Any]) -> str:
+    return str(training["ModelArtifacts"]["S3ModelArtifacts"])
+
+
+def _seconds(trial: dict[str, Any]) -> float | None:
+    if "TrainingStartTime" not in trial or "TrainingEndTime" not in trial:
+        return None
+    return float((trial["TrainingEndTime"] - trial["TrainingStartTime"]).total_seconds())
+
+
+def _exists(describe: Any, name: str) -> bool:
+    try:
+        describe(name)
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ValidationException":
+            return False
+        raise
+    return True

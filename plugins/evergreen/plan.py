@@ -1,0 +1,70 @@
+"""The plan: pipeline file + run parameters → every name and place that the run's tasks share.
+
+It is built once, in the `plan` task, travels as JSON through XCom, and is the only thing that the request
+builders (`requests.py`) know of the run.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from evergreen import names
+from evergreen.settings import Pipeline
+
+
+class Plan(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    dag_id: str
+    run_id: str
+    run_type: str
+    started_at: str
+    pipeline_name: str
+    pipeline: Pipeline
+    force: bool = False
+    bucket: str
+    role: str
+    training_image: str
+    inference_image: str
+    # Where the code archive lies; None where ml_code/ is beside dags/ and the run uploads it.
+    git_revision: str | None = None
+
+    @property
+    def root(self) -> str:
+        """Key prefix of everything that belongs to this pipeline."""
+        return f"{self.pipeline.compute.prefix}/{self.pipeline_name}"
+
+    @property
+    def base_name(self) -> str:
+        return f"evergreen-{names.slug(self.pipeline_name)}"
+
+    @property
+    def endpoint_name(self) -> str:
+        return self.base_name[: names.JOB_NAME_LENGTH].rstrip("-")
+
+    @property
+    def run_folder(self) -> str:
+        return names.run_folder(self.dag_id, self.run_id)
+
+    def uri(self, *parts: str) -> str:
+        """`s3://` URI of a place below `root`."""
+        return "/".join((f"s3://{self.bucket}", self.root, *parts))
+
+    @property
+    def run_uri(self) -> str:
+        """Where the run's jobs read and write what is its own."""
+        return self.uri("runs", self.run_folder)
+
+    @property
+    def report_uri(self) -> str:
+        """Where `export_report` publishes the report."""
+        return self.uri("reports", self.run_folder)
+
+    def to_xcom(self) -> dict[str, Any]:
+        """Plain JSON; the derived URIs are in it because templates and people read them."""
+        return {
+            **self.model_dump(mode="json"),
+            "endpoint_name": self.endpoint_name,
+            "run_uri": self.run_uri,
+            "report_uri": self.report_uri,
+        }

@@ -1,0 +1,438 @@
+"""SageMaker requests: pure functions of the plan and of what earlier tasks returned.
+
+Each returns the keyword arguments of one boto3 call, without the job's name (the operator chooses it, since a
+retry may need the next one) and with `RoleArn` as the plan has it (the provider expands a name to an ARN).
+"""
+
+import json
+from typing import Any
+
+from evergreen.plan import Plan
+
+Request = dict[str, Any]
+
+PROCESSING = "/opt/ml/processing"
+OBJECTIVES = {"validation_loss": "Minimize", "validation_accuracy": "Maximize"}
+_NUMBER = r"([0-9.eE+-]+)"
+METRICS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+
+
+def extract_features(plan: Plan, dataset: dict[str, Any], code: dict[str, Any], features_uri: str) -> Request:
+    """CreateProcessingJob: the frozen trunk over the train and validation splits."""
+    model = plan.pipeline.model
+    weights, inputs = model.weights, []
+    if weights.startswith("s3://"):
+        inputs = [_input("weights", weights)]
+        weights = f"{PROCESSING}/input/weights/{weights.rpartition('/')[2]}"
+    arguments = {
+        "train": f"{PROCESSING}/input/train",
+        "validation": f"{PROCESSING}/input/validation",
+        "output": f"{PROCESSING}/output",
+        "arch": model.arch,
+        "weights": weights,
+        "tail": model.tail,
+        "image-size": model.image_size,
+        "seed": plan.pipeline.tuning.seed,
+    }
+    inputs += [_input(split, dataset["manifests"][split], manifest=True) for split in ("train", "validation")]
+    return _processing(plan, code, "features.py", arguments, inputs, {"features": features_uri})
+
+
+def assess(
+    plan: Plan,
+    dataset: dict[str, Any],
+    code: dict[str, Any],
+    training: dict[str, Any],
+    champion: dict[str, Any] | None,
+    context_uri: str,
+) -> Request:
+    """CreateProcessingJob: rules, test-set evaluation against the champion, report."""
+    model_data = training["ModelArtifacts"]["S3ModelArtifacts"]
+    arguments = {name: f"{PROCESSING}/input/{name}" for name in ("model", "training-output", "test")}
+    arguments |= {"context": f"{PROCESSING}/input/context/context.json", "output": f"{PROCESSING}/output"}
+    inputs = [
+        _input("model", model_data),
+        _input("training-output", f"{model_data.rpartition('/')[0]}/output.tar.gz"),
+        _input("test", dataset["manifests"]["test"], manifest=True),
+        _input("context", context_uri),
+    ]
+    if champion:
+        arguments["champion"] = f"{PROCESSING}/input/champion"
+        inputs.append(_input("champion", champion["model_data"]))
+    return _processing(plan, code, "assess.py", arguments, inputs, {"report": assess_uri(plan)})
+
+
+def assess_uri(plan: Plan) -> str:
+    return f"{plan.run_uri}/assess"
+
+
+def assess_context(
+    plan: Plan,
+    dataset: dict[str, Any],
+    features: dict[str, Any] | None,
+    code: dict[str, Any],
+    tuning: dict[str, Any],
+    training: dict[str, Any],
+    champion: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """What the report says of the run: docs/contracts.md has the shape."""
+    gate = plan.pipeline.gate
+    job = tuning["Tuning"]
+    objective = job["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]
+    return {
+        "run": {
+            "dag_id": plan.dag_id,
+            "run_id": plan.run_id,
+            "pipeline": plan.pipeline_name,
+            "started_at": plan.started_at,
+            "report_uri": plan.report_uri,
+            "endpoint": plan.endpoint_name,
+            "settings": plan.pipeline.model_dump(mode="json"),
+        },
+        "dataset": {
+            "version": dataset["version"],
+            "source": plan.pipeline.dataset.source,
+            "uri": dataset["uri"],
+            "splits": dataset["counts"],
+            "ignored": dataset["ignored"],
+        },
+        "features": features,
+        "tuning": {
+            "name": job["HyperParameterTuningJobName"],
+            "strategy": plan.pipeline.tuning.strategy,
+            "objective": {"MetricName": objective["MetricName"], "Type": objective["Type"]},
+            "best": job["BestTrainingJob"]["TrainingJobName"],
+            "jobs": tuning["TrainingJobs"],
+        },
+        "training": {
+            "name": training["TrainingJobName"],
+            "hyperparameters": training["HyperParameters"],
+            "seconds": training.get("TrainingTimeInSeconds"),
+            "billable_seconds": training.get("BillableTimeInSeconds"),
+            "instance_type": training["ResourceConfig"]["InstanceType"],
+        },
+        "champion": champion,
+        "code": {"hash": code["hash"], "git_revision": plan.git_revision},
+        "rules": {
+            name: rule.model_dump()
+            for name, rule in (plan.pipeline.debugger.rules if plan.pipeline.debugger.enabled else {}).items()
+        },
+        "gate": {
+            "minimum_accuracy": gate.minimum_accuracy,
+            "champion_margin": gate.champion_margin,
+            "confidence": gate.confidence,
+        },
+    }
+
+
+def tune(
+    plan: Plan, dataset: dict[str, Any], features: dict[str, Any] | None, code: dict[str, Any]
+) -> Request:
+    """CreateHyperParameterTuningJob. Its channels hold the train and validation splits, never test."""
+    tuning = plan.pipeline.tuning
+    ranges = {
+        "ContinuousParameterRanges": [
+            {
+                "Name": "lr",
+                "MinValue": repr(tuning.lr.min),
+                "MaxValue": repr(tuning.lr.max),
+                "ScalingType": "Logarithmic",
+            }
+        ],
+        "IntegerParameterRanges": [
+            {
+                "Name": "epochs",
+                "MinValue": str(tuning.epochs.min),
+                "MaxValue": str(tuning.epochs.max),
+                "ScalingType": "Auto",
+            }
+        ],
+        "CategoricalParameterRanges": [{"Name": "batch-size", "Values": [str(n) for n in tuning.batch_size]}],
+    }
+    return {
+        "HyperParameterTuningJobConfig": {
+            "Strategy": tuning.strategy,
+            "HyperParameterTuningJobObjective": {
+                "Type": OBJECTIVES[tuning.objective],
+                "MetricName": tuning.objective,
+            },
+            "ResourceLimits": {
+                "MaxNumberOfTrainingJobs": tuning.max_jobs,
+                "MaxParallelTrainingJobs": tuning.max_parallel_jobs,
+            },
+            "ParameterRanges": ranges,
+            "TrainingJobEarlyStoppingType": "Off",
+            "RandomSeed": tuning.seed,
+        },
+        "TrainingJobDefinition": {
+            "StaticHyperParameters": _static_hyperparameters(plan, code),
+            **_training(plan, dataset, features),
+        },
+        "Tags": _tags(plan),
+    }
+
+
+def retrain(
+    plan: Plan,
+    dataset: dict[str, Any],
+    features: dict[str, Any] | None,
+    code: dict[str, Any],
+    tuning: dict[str, Any],
+) -> Request:
+    """CreateTrainingJob with the best trial's hyperparameters, debugger hook and profiler on."""
+    hyperparameters = _static_hyperparameters(plan, code) | best_hyperparameters(tuning)
+    hyperparameters["profiler-interval-ms"] = str(plan.pipeline.profiler.interval_ms)
+    if plan.pipeline.debugger.enabled:
+        hyperparameters["debug-hook-config"] = json.dumps(debug_hook_config(plan), separators=(",", ":"))
+    return {
+        "HyperParameters": hyperparameters,
+        **_training(plan, dataset, features),
+        "Tags": _tags(plan),
+    }
+
+
+def best_hyperparameters(tuning: dict[str, Any]) -> dict[str, str]:
+    """Tuned values of a tuning job's best trial, as train.py takes them.
+
+    SageMaker returns categorical values in quotes ('"64"') when the tuner was given JSON strings.
+
+    :raises ValueError: when no trial reported the objective.
+    """
+    best = tuning.get("BestTrainingJob")
+    if not best:
+        raise ValueError(
+            f"tuning job {tuning['HyperParameterTuningJobName']} has no best training job: no trial reported its "
+            "objective; see the trials' logs"
+        )
+    return {name: value.strip('"') for name, value in best["TunedHyperParameters"].items()}
+
+
+def debug_hook_config(plan: Plan) -> dict[str, Any]:
+    """The source documents' hook: losses at every step, weights, gradients and biases at an interval."""
+    debugger = plan.pipeline.debugger
+    interval = {
+        "train.save_interval": str(debugger.train_save_interval),
+        "eval.save_interval": str(debugger.eval_save_interval),
+    }
+    collections: dict[str, dict[str, str]] = {
+        "losses": {"train.save_interval": "1", "eval.save_interval": "1"},
+        "gradients": interval,
+        "weights": interval,
+        "biases": interval,
+        "relu_input": {"include_regex": ".*relu_input", **interval},
+    }
+    return {
+        "S3OutputPath": plan.run_uri,
+        "HookParameters": {"train.save_interval": "100", "eval.save_interval": "10"},
+        "CollectionConfigurations": [
+            {"CollectionName": name, "CollectionParameters": parameters}
+            for name, parameters in collections.items()
+        ],
+    }
+
+
+def model(plan: Plan, model_data: str) -> Request:
+    """CreateModel."""
+    return {
+        "ExecutionRoleArn": plan.role,
+        "PrimaryContainer": container(plan, model_data),
+        "Tags": _tags(plan),
+    }
+
+
+def container(plan: Plan, model_data: str) -> dict[str, Any]:
+    return {
+        "Image": plan.inference_image,
+        "ModelDataUrl": model_data,
+        "Environment": {
+            "SAGEMAKER_PROGRAM": "inference.py",
+            # Where AWS's PyTorch inference image looks for the code in the model archive.
+            "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
+        },
+    }
+
+
+def endpoint_config(plan: Plan, model_name: str) -> Request:
+    """CreateEndpointConfig."""
+    deployment = plan.pipeline.deployment
+    return {
+        "ProductionVariants": [
+            {
+                "VariantName": "AllTraffic",
+                "ModelName": model_name,
+                "InitialInstanceCount": deployment.instance_count,
+                "InstanceType": deployment.instance_type,
+                "InitialVariantWeight": 1.0,
+            }
+        ],
+        "Tags": _tags(plan),
+    }
+
+
+def endpoint(plan: Plan, endpoint_config_name: str) -> Request:
+    """CreateEndpoint or UpdateEndpoint."""
+    return {"EndpointName": plan.endpoint_name, "EndpointConfigName": endpoint_config_name}
+
+
+def model_package(plan: Plan, model_data: str, accuracy: float) -> Request:
+    """CreateModelPackage in the pipeline's group; the gate, and a human where asked for, have approved it."""
+    return {
+        "ModelPackageGroupName": plan.base_name,
+        "ModelPackageDescription": f"{plan.dag_id} {plan.run_id}"[:1024],
+        "ModelApprovalStatus": "Approved",
+        "InferenceSpecification": {
+            "Containers": [container(plan, model_data)],
+            "SupportedContentTypes": ["image/jpeg", "image/png"],
+            "SupportedResponseMIMETypes": ["application/json"],
+            "SupportedRealtimeInferenceInstanceTypes": [plan.pipeline.deployment.instance_type],
+            "SupportedTransformInstanceTypes": [plan.pipeline.compute.instance_type],
+        },
+        "ModelMetrics": {
+            "ModelQuality": {
+                "Statistics": {
+                    "ContentType": "application/json",
+                    "S3Uri": f"{plan.report_uri}/report.json",
+                }
+            }
+        },
+        "CustomerMetadataProperties": {
+            "report": f"{plan.report_uri}/report.html",
+            "accuracy": f"{accuracy:.4f}",
+        },
+    }
+
+
+def batch_predict(plan: Plan, dataset: dict[str, Any], model_name: str) -> Request:
+    """CreateTransformJob over the test split."""
+    return {
+        "ModelName": model_name,
+        "MaxConcurrentTransforms": 4,
+        "BatchStrategy": "SingleRecord",
+        "TransformInput": {
+            "DataSource": {
+                "S3DataSource": {"S3DataType": "ManifestFile", "S3Uri": dataset["manifests"]["test"]}
+            },
+            "ContentType": "image/jpeg",
+            "SplitType": "None",
+        },
+        "TransformOutput": {
+            "S3OutputPath": f"{plan.run_uri}/batch",
+            "Accept": "application/json",
+            "AssembleWith": "None",
+        },
+        "TransformResources": {"InstanceType": plan.pipeline.compute.instance_type, "InstanceCount": 1},
+        "Tags": _tags(plan),
+    }
+
+
+def _static_hyperparameters(plan: Plan, code: dict[str, Any]) -> dict[str, str]:
+    tuning, network = plan.pipeline.tuning, plan.pipeline.model
+    return {
+        "sagemaker_program": "train.py",
+        "sagemaker_submit_directory": code["archive"],
+        "arch": network.arch,
+        "tail": network.tail,
+        "weights": network.weights,
+        "image-size": str(network.image_size),
+        "optimizer": tuning.optimizer,
+        "weight-decay": repr(tuning.weight_decay),
+        "seed": str(tuning.seed),
+    }
+
+
+def _training(plan: Plan, dataset: dict[str, Any], features: dict[str, Any] | None) -> Request:
+    """What a tuning job's TrainingJobDefinition and a training job have in common."""
+    compute = plan.pipeline.compute
+    if features:
+        channels = [
+            _channel(name, f"{features['uri']}/{name}/", "S3Prefix")
+            for name in ("train", "validation", "trunk")
+        ]
+    else:
+        channels = [
+            _channel(split, dataset["manifests"][split], "ManifestFile") for split in ("train", "validation")
+        ]
+        if plan.pipeline.model.weights.startswith("s3://"):
+            channels.append(_channel("weights", plan.pipeline.model.weights, "S3Prefix"))
+    return {
+        "AlgorithmSpecification": {
+            "TrainingImage": plan.training_image,
+            "TrainingInputMode": "File",
+            "MetricDefinitions": [
+                {"Name": name, "Regex": rf"\b{name}={_NUMBER}"} for name in METRICS
+            ],
+        },
+        "RoleArn": plan.role,
+        "InputDataConfig": channels,
+        "OutputDataConfig": {"S3OutputPath": f"{plan.run_uri}/jobs"},
+        "ResourceConfig": {
+            "InstanceType": compute.instance_type,
+            "InstanceCount": 1,
+            "VolumeSizeInGB": compute.volume_size_gb,
+        },
+        "StoppingCondition": {"MaxRuntimeInSeconds": compute.max_runtime_seconds},
+    }
+
+
+def _channel(name: str, uri: str, data_type: str) -> dict[str, Any]:
+    source = {"S3DataType": data_type, "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
+    return {"ChannelName": name, "DataSource": {"S3DataSource": source}}
+
+
+def _processing(
+    plan: Plan,
+    code: dict[str, Any],
+    script: str,
+    arguments: dict[str, Any],
+    inputs: list[dict[str, Any]],
+    outputs: dict[str, str],
+) -> Request:
+    compute = plan.pipeline.compute
+    return {
+        "AppSpecification": {
+            "ImageUri": plan.training_image,
+            "ContainerEntrypoint": ["python3", f"{PROCESSING}/input/code/processing.py", script],
+            "ContainerArguments": [text for name, value in arguments.items() for text in (f"--{name}", str(value))],
+        },
+        "ProcessingInputs": [_input("code", code["source"]), *inputs],
+        "ProcessingOutputConfig": {
+            "Outputs": [
+                {
+                    "OutputName": name,
+                    "S3Output": {
+                        "S3Uri": uri,
+                        "LocalPath": f"{PROCESSING}/output",
+                        "S3UploadMode": "EndOfJob",
+                    },
+                }
+                for name, uri in outputs.items()
+            ]
+        },
+        "ProcessingResources": {
+            "ClusterConfig": {
+                "InstanceCount": 1,
+                "InstanceType": compute.instance_type,
+                "VolumeSizeInGB": compute.volume_size_gb,
+            }
+        },
+        "RoleArn": plan.role,
+        "StoppingCondition": {"MaxRuntimeInSeconds": compute.max_runtime_seconds},
+        "Tags": _tags(plan),
+    }
+
+
+def _input(name: str, uri: str, *, manifest: bool = False) -> dict[str, Any]:
+    return {
+        "InputName": name,
+        "S3Input": {
+            "S3Uri": uri,
+            "LocalPath": f"{PROCESSING}/input/{name}",
+            "S3DataType": "ManifestFile" if manifest else "S3Prefix",
+            "S3InputMode": "File",
+            "S3DataDistributionType": "FullyReplicated",
+        },
+    }
+
+
+def _tags(plan: Plan) -> list[dict[str, str]]:
+    return [{"Key": "evergreen:pipeline", "Value": plan.pipeline_name}, {"Key": "evergreen:run", "Value": plan.run_folder}]

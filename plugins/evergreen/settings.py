@@ -1,0 +1,268 @@
+"""The pipeline file: what can be set, with which bounds, and one sentence for each mistake.
+
+A pipeline is a YAML file in `dags/pipelines/`; only `dataset.source` must be given. The same models bound
+the parameters of the trigger form (`params.py`), so that a value has one definition.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+# ml_code/model/architectures.py builds these; a test holds the two lists together.
+Architecture = Literal[
+    "resnet18", "resnet34", "resnet50", "resnet101", "densenet121", "mobilenet_v3_large", "efficientnet_b0"
+]
+
+# smdebug counts steps in these modes; AWS's names for the rules.
+RuleName = Literal[
+    "VanishingGradient", "PoorWeightInitialization", "LossNotDecreasing", "Overfit", "Overtraining"
+]
+
+
+class SettingsError(ValueError):
+    """A pipeline file or a run parameter is wrong; the message names the setting and what it must be."""
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Splits(Settings):
+    """Names of the three folders below `dataset.source`."""
+
+    train: str = Field("train", min_length=1)
+    validation: str = Field("valid", min_length=1)
+    test: str = Field("test", min_length=1)
+
+    @model_validator(mode="after")
+    def distinct(self) -> Self:
+        if len({self.train, self.validation, self.test}) < 3:
+            raise ValueError("train, validation and test must be three different folders")
+        return self
+
+
+class Dataset(Settings):
+    source: str = Field(
+        title="Source",
+        description="Folder (relative to the repository, or absolute) or s3:// prefix, with one folder per split "
+        "and in it one folder per class.",
+        min_length=1,
+    )
+    splits: Splits = Splits()
+
+
+class Model(Settings):
+    arch: Architecture = Field("resnet18", title="Architecture", description="A torchvision network.")
+    weights: str = Field(
+        "DEFAULT",
+        title="Weights",
+        description="'DEFAULT' or another torchvision weights name (downloaded in the job), 'none' for random ones, "
+        "or the s3:// URI of a state dict.",
+        min_length=1,
+    )
+    tail: Literal["fc", "layer4", "all"] = Field(
+        "fc",
+        title="Trainable tail",
+        description="What is trained: the new last layer, layer4 and the last layer, or everything. The rest is "
+        "frozen, and its output is computed once.",
+    )
+    image_size: int = Field(
+        224, title="Image size", description="Pixels along each side of the network's input.", ge=32, le=1024
+    )
+
+    @model_validator(mode="after")
+    def tail_exists(self) -> Self:
+        if self.tail == "layer4" and not self.arch.startswith("resnet"):
+            raise ValueError(f"tail 'layer4' needs a ResNet, {self.arch} has no layer4: use 'fc' or 'all'")
+        return self
+
+
+class Range(Settings):
+    @model_validator(mode="after")
+    def ordered(self) -> Self:
+        low, high = self.model_dump().values()
+        if low > high:
+            raise ValueError(f"min ({low}) is above max ({high})")
+        return self
+
+
+class LearningRate(Range):
+    min: float = Field(
+        0.001, title="Learning rate, lowest", description="Searched on a log scale.", gt=0, le=10
+    )
+    max: float = Field(0.1, title="Learning rate, highest", gt=0, le=10)
+
+
+class Epochs(Range):
+    min: int = Field(5, title="Epochs, fewest", ge=1, le=1000)
+    max: int = Field(15, title="Epochs, most", ge=1, le=1000)
+
+
+def distinct(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError("holds a value twice")
+    return values
+
+
+class Tuning(Settings):
+    lr: LearningRate = LearningRate()
+    batch_size: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], AfterValidator(distinct)] = Field(
+        [32, 64, 128],
+        title="Batch sizes",
+        description="The batch sizes to choose from, as a JSON list.",
+        min_length=1,
+        max_length=30,
+    )
+    epochs: Epochs = Epochs()
+    strategy: Literal["Bayesian", "Random"] = Field("Bayesian", title="Strategy")
+    max_jobs: int = Field(6, title="Trials", description="Training jobs in all.", ge=1, le=500)
+    max_parallel_jobs: int = Field(
+        2, title="Trials at once", description="A Bayesian search learns more from fewer at once.", ge=1, le=100
+    )
+    objective: Literal["validation_loss", "validation_accuracy"] = Field(
+        "validation_loss", title="Objective", description="Measured on the validation split, never on test."
+    )
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", title="Optimizer")
+    weight_decay: float = Field(1e-4, title="Weight decay", ge=0, le=1)
+    seed: int = Field(0, title="Seed", description="Of the search and of each training.", ge=0, le=2**31 - 1)
+
+    @model_validator(mode="after")
+    def parallel_within_jobs(self) -> Self:
+        if self.max_parallel_jobs > self.max_jobs:
+            raise ValueError(
+                f"max_parallel_jobs ({self.max_parallel_jobs}) is above max_jobs ({self.max_jobs})"
+            )
+        return self
+
+
+class Rule(Settings):
+    policy: Literal["fail", "warn", "ignore"] = "warn"
+    parameters: dict[str, str] = {}
+
+
+class Debugger(Settings):
+    """smdebug in the retraining, and the rules that `assess` evaluates over its tensors."""
+
+    enabled: bool = Field(True, title="Debugger", description="Save tensors in the retraining and judge them.")
+    train_save_interval: int = Field(5, title="Tensors: every n-th training step", ge=1, le=100_000)
+    eval_save_interval: int = Field(1, title="Tensors: every n-th evaluation step", ge=1, le=100_000)
+    rules: dict[RuleName, Rule] = {
+        "VanishingGradient": Rule(policy="fail"),
+        "PoorWeightInitialization": Rule(),
+        "LossNotDecreasing": Rule(),
+        "Overfit": Rule(),
+        "Overtraining": Rule(),
+    }
+
+
+class Profiler(Settings):
+    interval_ms: Literal[0, 100, 200, 500, 1000, 5000, 60000] = Field(
+        500, title="System metrics, ms", description="Sampling interval in the retraining; 0 is off."
+    )
+
+
+class Gate(Settings):
+    minimum_accuracy: float = Field(
+        0.5, title="Lowest test accuracy", description="A model below it is held.", ge=0, le=1
+    )
+    champion_margin: float = Field(
+        0.02,
+        title="Champion margin",
+        description="How much test accuracy may be given up against the model now serving, with the confidence "
+        "below.",
+        ge=0,
+        le=1,
+    )
+    confidence: float = Field(0.95, title="Confidence", gt=0.5, lt=1)
+    approve: bool = Field(
+        False, title="Ask a human", description="Wait for an approval in the web UI before deploying."
+    )
+
+
+class Deployment(Settings):
+    instance_type: str = Field("ml.m5.large", pattern=r"^ml\.")
+    instance_count: int = Field(1, ge=1, le=100)
+    batch_predict: bool = Field(
+        False, title="Batch prediction", description="Also run a transform job over the test split."
+    )
+    keep: int = Field(
+        3, title="Models to keep", description="Older models and endpoint configurations go.", ge=2, le=100
+    )
+
+
+class Compute(Settings):
+    """What the jobs run on. `role` is the SageMaker execution role: a name or an ARN."""
+
+    role: str = Field("EvergreenSageMakerRole", min_length=1)
+    bucket: str | None = Field(None, description="Default: service_config.s3.bucket_name of the connection.")
+    prefix: str = Field("evergreen", pattern=r"^[A-Za-z0-9][A-Za-z0-9/_.-]*[A-Za-z0-9]$")
+    instance_type: str = Field(
+        "ml.m5.xlarge", title="Instance type", description="Of every job.", pattern=r"^ml\."
+    )
+    volume_size_gb: int = Field(30, ge=1, le=16384)
+    max_runtime_seconds: int = Field(
+        3600, title="Time limit, s", description="Of each job; it is stopped after it.", ge=60, le=432_000
+    )
+    pytorch_training_version: str = "2.10.0"
+    pytorch_inference_version: str = "2.6.0"
+    training_image: str | None = Field(None, description="Instead of AWS's PyTorch training image.")
+    inference_image: str | None = Field(None, description="Instead of AWS's PyTorch inference image.")
+
+
+class Pipeline(Settings):
+    """One pipeline file."""
+
+    description: str = ""
+    schedule: str | None = None
+    tags: list[str] = []
+    dataset: Dataset
+    model: Model = Model()
+    tuning: Tuning = Tuning()
+    debugger: Debugger = Debugger()
+    profiler: Profiler = Profiler()
+    gate: Gate = Gate()
+    deployment: Deployment = Deployment()
+    compute: Compute = Compute()
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The pipeline file as plain data.
+
+    :raises SettingsError: when it is no YAML mapping.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path.name}: not readable as YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise SettingsError(f"{path.name}: holds no settings; it needs at least dataset: {{source: FOLDER}}")
+    return document
+
+
+def validate(document: dict[str, Any], where: str) -> Pipeline:
+    """:raises SettingsError: one sentence that names every wrong setting."""
+    try:
+        return Pipeline.model_validate(document)
+    except ValidationError as error:
+        mistakes = [f"{_setting(item['loc'])}: {_mistake(dict(item))}" for item in error.errors()]
+        raise SettingsError(f"{where}: {'; '.join(mistakes)}") from error
+
+
+def _setting(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "the file"
+
+
+def _mistake(item: dict[str, Any]) -> str:
+    message: str = item["msg"].removeprefix("Value error, ")
+    match item["type"]:
+        case "extra_forbidden":
+            return "there is no such setting"
+        case "missing":
+            return "is missing"
+        case "value_error":
+            return message
+        case _:
+            given = repr(item["input"])
+            return f"{message[0].lower()}{message[1:]}, but is {given[:80]}"

@@ -1,0 +1,58 @@
+"""`ml_code/` as an archive that is the same whenever its files are the same."""
+
+import gzip
+import hashlib
+import io
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ML_CODE = REPOSITORY / "ml_code"
+_SHIPPED = frozenset({".py", ".txt", ".json", ".html", ".css", ".j2"})
+
+
+@dataclass(frozen=True)
+class SourceCode:
+    files: tuple[tuple[str, bytes], ...]
+    """(path below ml_code/, content), sorted by path."""
+
+    @property
+    def hash(self) -> str:
+        hashed = hashlib.sha256()
+        for path, content in self.files:
+            hashed.update(f"{path}\0{len(content)}\0".encode() + content)
+        return hashed.hexdigest()[:16]
+
+    def archive(self) -> bytes:
+        """The files as a tar.gz, without times, owners or modes of this machine."""
+        tarred = io.BytesIO()
+        with tarfile.open(fileobj=tarred, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for path, content in self.files:
+                member = tarfile.TarInfo(path)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+        return gzip.compress(tarred.getvalue(), mtime=0)
+
+
+def read(folder: Path = ML_CODE) -> SourceCode:
+    """:raises FileNotFoundError: when the folder is not deployed beside `dags/`."""
+    if not (folder / "train.py").is_file():
+        raise FileNotFoundError(f"there is no train.py in {folder}: deploy ml_code/ beside plugins/")
+    return SourceCode(
+        tuple(
+            (path.relative_to(folder).as_posix(), path.read_bytes())
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.suffix in _SHIPPED and "__pycache__" not in path.parts
+        )
+    )
+
+
+def git_revision(folder: Path = REPOSITORY) -> str | None:
+    """The checked-out commit, `-dirty` behind it when files differ; None outside a git checkout."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return described.stdout.strip() or None

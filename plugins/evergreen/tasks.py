@@ -1,0 +1,160 @@
+"""The DAG's own small tasks: those that are a few lines of Python around a pure function."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
+from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk import get_current_context, task
+from botocore.exceptions import ClientError
+
+from evergreen import endpoints, params, requests, settings, source_code, sync
+from evergreen.plan import Plan
+
+AWS_CONN_ID = "aws_default"
+
+APPROVAL_BODY = """\
+The gate lets this model through: {{ ti.xcom_pull("assess")["verdict"]["reasons"] | join(" ") }}
+
+Report: {{ ti.xcom_pull("plan")["report_uri"] }}/report.html, in the run's tab *Report*.
+"""
+
+
+@task
+def plan(file: str) -> dict[str, Any]:
+    """Pipeline file + run parameters → names and places. Reads from AWS, creates nothing."""
+    context = get_current_context()
+    path = Path(file)
+    try:
+        document = params.apply(settings.read(path), dict(context["params"]))
+        pipeline = settings.validate(document, path.name)
+    except settings.SettingsError as error:
+        raise AirflowFailException(str(error)) from error
+    run = context["dag_run"]
+    compute = pipeline.compute
+    built = Plan(
+        dag_id=run.dag_id,
+        run_id=run.run_id,
+        run_type=str(run.run_type),
+        started_at=str(run.start_date),
+        pipeline_name=path.stem,
+        pipeline=pipeline,
+        force=bool(context["params"].get("force", False)),
+        bucket=_bucket(compute.bucket),
+        role=_role(compute.role),
+        training_image=compute.training_image
+        or _image("training", compute.pytorch_training_version, compute.instance_type),
+        inference_image=compute.inference_image
+        or _image("inference", compute.pytorch_inference_version, pipeline.deployment.instance_type),
+        git_revision=source_code.git_revision(),
+    )
+    return built.to_xcom()
+
+
+@task
+def upload_code(plan: dict[str, Any]) -> dict[str, str]:
+    """`ml_code/` → S3 under its hash."""
+    return sync.upload_source(Plan.model_validate(plan), AWS_CONN_ID)
+
+
+@task.branch
+def gate(plan: dict[str, Any], dataset: dict[str, Any], assessment: dict[str, Any]) -> str:
+    """Branch on the report's verdict: the decision is made once, where the report is made."""
+    built = Plan.model_validate(plan)
+    latest = {"run_folder": built.run_folder, "freshness": dataset["freshness"], "verdict": assessment["verdict"]}
+    S3Hook(aws_conn_id=AWS_CONN_ID).load_string(
+        json.dumps(latest, indent=1), built.uri("reports", "latest.json"), replace=True
+    )
+    verdict = assessment["verdict"]
+    for check in verdict["checks"]:
+        print(f"{'passed' if check['passed'] else 'FAILED'}  {check['name']}: {check['detail']}")
+    if verdict["decision"] != "promote":
+        return "hold"
+    return "approve" if built.pipeline.gate.approve else "register"
+
+
+@task
+def hold(assessment: dict[str, Any]) -> list[str]:
+    """The model is not deployed; what serves goes on serving. Returns the reasons."""
+    reasons: list[str] = assessment["verdict"]["reasons"]
+    for reason in reasons:
+        print(f"held: {reason}")
+    return reasons
+
+
+@task
+def register(plan: dict[str, Any], training: dict[str, Any], assessment: dict[str, Any]) -> str:
+    """Model archive → model package, unless the group has it already. Returns its ARN."""
+    built = Plan.model_validate(plan)
+    model_data = training["ModelArtifacts"]["S3ModelArtifacts"]
+    client = SageMakerHook(aws_conn_id=AWS_CONN_ID).conn
+    group = built.base_name
+    try:
+        client.create_model_package_group(ModelPackageGroupName=group)
+    except ClientError as error:
+        if "already exists" not in error.response["Error"]["Message"]:
+            raise
+    for page in client.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group):
+        for summary in page["ModelPackageSummaryList"]:
+            arn: str = summary["ModelPackageArn"]
+            package = client.describe_model_package(ModelPackageName=arn)
+            if package["InferenceSpecification"]["Containers"][0]["ModelDataUrl"] == model_data:
+                print(f"{arn} is registered already")
+                return arn
+    request = requests.model_package(built, model_data, assessment["accuracy"])
+    created: str = client.create_model_package(**request)["ModelPackageArn"]
+    return created
+
+
+@task
+def retire(plan: dict[str, Any], verified: dict[str, Any], assessment: dict[str, Any]) -> list[str]:
+    """Delete models and endpoint configurations beyond the newest N. Returns the deleted names.
+
+    What serves, and what served before it, is never deleted.
+    """
+    built = Plan.model_validate(plan)
+    champion = assessment["champion"] or {}
+    kept = {verified["endpoint_config"], champion.get("endpoint_config"), champion.get("model")}
+    return endpoints.retire(
+        SageMakerHook(aws_conn_id=AWS_CONN_ID), built.base_name, built.pipeline.deployment.keep, kept
+    )
+
+
+def _bucket(name: str | None) -> str:
+    hook = S3Hook(aws_conn_id=AWS_CONN_ID)
+    bucket = name or hook.service_config.get("bucket_name")
+    if not bucket:
+        raise AirflowFailException(
+            "compute.bucket: no bucket is set, and the connection aws_default has no "
+            'service_config.s3.bucket_name in its extra: {"service_config": {"s3": {"bucket_name": "…"}}}'
+        )
+    if not hook.check_for_bucket(bucket):
+        raise AirflowFailException(f"compute.bucket: bucket {bucket} does not exist or is not ours to read")
+    return str(bucket)
+
+
+def _role(name: str) -> str:
+    if "/" in name:
+        return name
+    try:
+        return str(AwsBaseHook(AWS_CONN_ID, client_type="iam").expand_role(name))
+    except ClientError as error:
+        raise AirflowFailException(f"compute.role: {error.response['Error']['Message']}") from error
+
+
+def _image(scope: str, version: str, instance_type: str) -> str:
+    # Takes seconds to import, so not at the top: the DAG processor imports this module at each parse.
+    from sagemaker.core import image_uris  # noqa: PLC0415
+
+    region = S3Hook(aws_conn_id=AWS_CONN_ID).conn_region_name
+    try:
+        return str(
+            image_uris.retrieve(
+                "pytorch", region=region, version=version, image_scope=scope, instance_type=instance_type
+            )
+        )
+    except ValueError as error:
+        raise AirflowFailException(f"compute.pytorch_{scope}_version: {error}") from error

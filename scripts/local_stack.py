@@ -1,0 +1,306 @@
+"""What runs on this machine: the local cloud, and Airflow in front of it.
+
+Everything that runs or is written lives below one folder (`var/`, or another one for tests), so that two stacks
+can run side by side. Every process started here carries `EVERGREEN_STACK=FOLDER` in its environment, by which
+`down` finds it again.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import boto3
+import psutil
+from botocore.exceptions import ClientError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BUCKET = "evergreen"
+ROLE = "EvergreenSageMakerRole"
+REGION = "us-east-1"
+MARK = "EVERGREEN_STACK"
+
+
+class StackError(RuntimeError):
+    """Something did not start; the message says what, and where its log is."""
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Where the local cloud answers."""
+
+    sagemaker: str
+    aws: str
+    state: str
+    pid: int
+
+    def client(self, service: str) -> Any:
+        url = self.sagemaker if service.startswith("sagemaker") else self.aws
+        return boto3.client(
+            service, endpoint_url=url, region_name=REGION, aws_access_key_id="test", aws_secret_access_key="test"
+        )
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The folders of one stack, and the means to start and stop what belongs to it."""
+
+    var: Path
+
+    @classmethod
+    def at(cls, var: str | Path) -> "Stack":
+        return cls(Path(var).resolve())
+
+    @property
+    def run(self) -> Path:
+        """Process ids and addresses of what runs."""
+        return self.var / "run"
+
+    @property
+    def log(self) -> Path:
+        return self.var / "log"
+
+    @property
+    def airflow_home(self) -> Path:
+        return self.var / "airflow"
+
+    # The local cloud
+
+    def cloud(self, port: int = 7700, aws_port: int = 7701) -> Cloud:
+        """The stack's local cloud, started when it does not answer; bucket and role are there afterwards."""
+        running = self._running_cloud()
+        if running is None:
+            running = self._start_cloud(port, aws_port)
+        make_account(running)
+        return running
+
+    def _running_cloud(self) -> Cloud | None:
+        with suppress(OSError, ValueError, TypeError):
+            cloud = Cloud(**json.loads((self.run / "cloud.json").read_text()))
+            # Another stack's cloud may answer at the same port.
+            if json.loads(_get(cloud.sagemaker + "/"))["state"] == cloud.state:
+                return cloud
+        return None
+
+    def _start_cloud(self, port: int, aws_port: int) -> Cloud:
+        log = self._open_log("cloud")
+        process = subprocess.Popen(
+            [
+                REPOSITORY / "var/venv/cloud/bin/python", "-m", "local_sagemaker",
+                "--state", self.var / "cloud",
+                "--port", str(free_port(port)), "--aws-port", str(free_port(aws_port)),
+            ],
+            cwd=REPOSITORY, env=self._environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        assert process.stdout
+        line = process.stdout.readline()
+        if not line:
+            raise StackError(f"the local cloud did not start: {_last_line(Path(log.name))} (log: {log.name})")
+        address = json.loads(line)
+        cloud = Cloud(address["sagemaker"], address["aws"], address["state"], process.pid)
+        self.run.mkdir(parents=True, exist_ok=True)
+        (self.run / "cloud.json").write_text(json.dumps(cloud.__dict__))
+        return cloud
+
+    # Airflow
+
+    def airflow_environment(self, cloud: Cloud, ui_port: int = 8080) -> dict[str, str]:
+        """The environment of every Airflow process: folders, loopback, and the connection to the local cloud.
+
+        The connection is all that tells this stack from AWS; the bucket is in it as the provider documents it.
+        """
+        url = f"http://127.0.0.1:{ui_port}"
+        connection = {
+            "conn_type": "aws",
+            "login": "test",
+            "password": "test",
+            "extra": {
+                "region_name": REGION,
+                "endpoint_url": cloud.aws,
+                "service_config": {
+                    "sagemaker": {"endpoint_url": cloud.sagemaker},
+                    "sagemaker-runtime": {"endpoint_url": cloud.sagemaker},
+                    "s3": {"bucket_name": BUCKET},
+                },
+            },
+        }
+        settings = {
+            "CORE__DAGS_FOLDER": REPOSITORY / "dags",
+            "CORE__PLUGINS_FOLDER": REPOSITORY / "plugins",
+            "CORE__LOAD_EXAMPLES": False,
+            "CORE__DAGS_ARE_PAUSED_AT_CREATION": False,
+            "CORE__PARALLELISM": 4,
+            "CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+            "API__HOST": "127.0.0.1",
+            "API__PORT": ui_port,
+            "API__BASE_URL": url,
+            "API__WORKERS": 1,
+            # A task whose process was killed is noticed within a minute, not five.
+            "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": 30,
+            "DAG_PROCESSOR__REFRESH_INTERVAL": 30,
+            "LOGGING__LOGGING_LEVEL": "INFO",
+            "USAGE_DATA_COLLECTION__ENABLED": False,
+        }
+        return self._environment() | {
+            "AIRFLOW_HOME": str(self.airflow_home),
+            "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(connection),
+            # The provider's ProcessingOperator reads its output files with a client that ignores the connection.
+            "AWS_ENDPOINT_URL": cloud.aws,
+            "AWS_ENDPOINT_URL_SAGEMAKER": cloud.sagemaker,
+            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": cloud.sagemaker,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": REGION,
+            "NO_PROXY": "127.0.0.1,localhost",
+            **{f"AIRFLOW__{name}": str(value) for name, value in settings.items()},
+        }
+
+    def migrate(self, environment: dict[str, str]) -> None:
+        """Airflow's database, made once for each version of Airflow."""
+        from importlib.metadata import version  # noqa: PLC0415
+
+        done = self.airflow_home / f".migrated-{version('apache-airflow')}"
+        if done.exists():
+            return
+        self.airflow_home.mkdir(parents=True, exist_ok=True)
+        log = self._open_log("airflow-db")
+        command = [*airflow_command(), "db", "migrate"]
+        if subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode:
+            raise StackError(f"airflow db migrate failed: {_last_line(Path(log.name))} (log: {log.name})")
+        done.touch()
+
+    def start_airflow(self, environment: dict[str, str]) -> None:
+        """API server, scheduler, DAG processor and triggerer, each in its own session.
+
+        Not `airflow standalone`: its log servers listen on every interface. On one machine the API server reads
+        the log files themselves.
+        """
+        for component, *arguments in (
+            ("api-server",),
+            ("scheduler", "--skip-serve-logs"),
+            ("dag-processor",),
+            ("triggerer", "--skip-serve-logs"),
+        ):
+            log = self._open_log(component)
+            subprocess.Popen(
+                [*airflow_command(), component, *arguments],
+                cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+
+    # Ends
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process of this stack, but not this one."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.pid != os.getpid() and process.environ().get(MARK) == str(self.var):
+                    found.append(process)
+        return found
+
+    def down(self, grace: float = 20) -> int:
+        """Stop all of it; how many processes that were. `grace` is in seconds, until they are killed."""
+        processes = self.processes()
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        psutil.wait_procs(processes, timeout=grace)
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(self.processes(), timeout=5)
+        for address in self.run.glob("*.json"):
+            address.unlink()
+        return len(processes)
+
+    def _environment(self) -> dict[str, str]:
+        # Airflow's own variables of the caller would point these processes at another Airflow.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))}
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)
+        return {**kept, MARK: str(self.var), "PYTHONUNBUFFERED": "1"}
+
+    def _open_log(self, name: str) -> IO[bytes]:
+        self.log.mkdir(parents=True, exist_ok=True)
+        return (self.log / f"{name}.log").open("wb")
+
+
+def make_account(cloud: Cloud) -> None:
+    """The bucket and the role that on AWS an administrator makes once."""
+    with suppress_code("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+        cloud.client("s3").create_bucket(Bucket=BUCKET)
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
+        ],
+    }
+    with suppress_code("EntityAlreadyExists"):
+        cloud.client("iam").create_role(RoleName=ROLE, AssumeRolePolicyDocument=json.dumps(trust))
+
+
+class suppress_code:  # noqa: N801 - a context manager, named like contextlib.suppress
+    """Suppress boto3's ClientError with one of these codes."""
+
+    def __init__(self, *codes: str) -> None:
+        self.codes = codes
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: object, trace: object) -> bool:
+        return isinstance(error, ClientError) and error.response["Error"]["Code"] in self.codes
+
+
+def make_digits() -> Path:
+    """The demo's dataset, written once."""
+    folder = REPOSITORY / "var/data/digits"
+    if not folder.exists():
+        subprocess.run(
+            [REPOSITORY / "var/venv/ml/bin/python", "-m", "scripts.digits", folder], cwd=REPOSITORY, check=True
+        )
+    return folder
+
+
+def airflow_command() -> list[str]:
+    return [sys.executable, "-m", "airflow"]
+
+
+def wait_for(what: str, done: Callable[[], bool], seconds: float) -> None:
+    """:raises StackError: when `done` is not true within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            raise StackError(f"{what} did not happen within {seconds:.0f} s")
+        time.sleep(0.5)
+
+
+def free_port(wanted: int) -> int:
+    """`wanted` when nothing listens there, any other free port of this machine otherwise."""
+    for port in (wanted, 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise StackError("this machine has no free port")
+
+
+def _get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - our own address
+        content: bytes = response.read()
+    return content
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it printed nothing"
