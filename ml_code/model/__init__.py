@@ -1,0 +1,1 @@
+"""The network: a frozen trunk and a trainable tail, and the artefact that holds both."""
