@@ -1,0 +1,91 @@
+"""What a rule says, and how its parameters arrive."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_type_hints
+
+R = TypeVar("R")
+
+Status = Literal["NoIssuesFound", "IssuesFound", "NotEvaluated"]
+Policy = Literal["fail", "warn", "ignore"]
+
+
+class NotEvaluatedError(Exception):
+    """A rule cannot say anything; the message is the reason and what to do about it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one rule found.
+
+    `value` is the number held against `threshold`, in the unit that `detail` names; `step` is the
+    mode-local step and `tensor` the smdebug tensor name at which the value was seen.
+    """
+
+    issue: bool
+    detail: str
+    step: int | None = None
+    tensor: str | None = None
+    value: float | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A finding with the rule's name, its policy and the parameters that were in force."""
+
+    name: str
+    status: Status
+    detail: str
+    step: int | None
+    tensor: str | None
+    value: float | None
+    threshold: float | None
+    policy: Policy
+    parameters: Mapping[str, float | int | str | None]
+
+    def as_json(self) -> dict[str, Any]:
+        """The verdict as JSON values; a number that is not finite becomes null (the detail says why)."""
+        document = dataclasses.asdict(self)
+        if self.value is not None and not math.isfinite(self.value):
+            document["value"] = None
+        return document
+
+
+# What AWS's request carries beside the rule's own parameters.
+_FOREIGN = {"rule_to_invoke", "base_trial", "action_json"}
+
+
+def build_rule(rule: type[R], parameters: Mapping[str, str]) -> R:
+    """Make `rule` (a dataclass whose fields are its parameters) from SageMaker's strings.
+
+    Raises ValueError for a parameter that the rule does not have or that does not parse.
+    """
+    hints = get_type_hints(rule)
+    given: dict[str, Any] = {}
+    for key, text in parameters.items():
+        if key in _FOREIGN:
+            continue
+        if key not in hints:
+            raise ValueError(f"{rule.__name__} has no parameter {key!r}; it has {', '.join(sorted(hints))}")
+        given[key] = _parse(key, str(text), hints[key])
+    return rule(**given)
+
+
+def _parse(key: str, text: str, hint: Any) -> float | int | str | None:
+    # The SDK sends an unset parameter as the string "None".
+    if text == "None":
+        return None
+    if hint not in {int, float}:
+        return text
+    try:
+        number: float | int = int(text) if hint is int else float(text)
+    except ValueError:
+        raise ValueError(f"parameter {key!r} is {text!r}, not a number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"parameter {key!r} is {text!r}, not a finite number")
+    return number

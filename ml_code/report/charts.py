@@ -1,0 +1,246 @@
+"""The report's charts, each with the sentence that says what it shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from report.svg import INK, MUTED, SERIES, Chart, figure, inline, styled
+from report.system_metrics import SystemMetric
+
+LossSeries = Mapping[str, Sequence[tuple[int, float]]]
+
+_PHASES = (
+    ("data", "waiting for data"),
+    ("transfer", "transfer to the device"),
+    ("forward", "forward"),
+    ("backward", "backward"),
+    ("optimizer", "optimizer"),
+)
+# Larger confusion matrices are pictures: the numbers would not be legible in cells.
+CONFUSION_TABLE_CLASSES = 20
+
+
+@styled
+def step_losses(losses: LossSeries, reason: str | None) -> Chart:
+    """TRAIN and EVAL losses as the debugger saved them, on twin x axes.
+
+    `losses` maps TRAIN and EVAL to (mode-local step, loss); `reason` says why they are missing.
+    """
+    title = "Loss per step"
+    train, evaluation = losses.get("TRAIN", ()), losses.get("EVAL", ())
+    if not train or not evaluation:
+        return Chart(title, f"Not drawn: {reason or 'the debugger saved no losses in TRAIN and EVAL mode'}")
+    drawing, axes = figure()
+    twin = axes.twiny()
+    twin.grid(False)
+    twin.spines["top"].set_visible(True)
+    for owner, series, color, name in (
+        (axes, train, SERIES[0], "TRAIN"),
+        (twin, evaluation, SERIES[1], "EVAL"),
+    ):
+        steps, values = zip(*series, strict=True)
+        marker = "." if len(steps) < 40 else None
+        owner.plot(steps, values, color=color, marker=marker, linewidth=1.1, label=name)
+        owner.set_xlabel(f"{name} step", color=color)
+        owner.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set_ylabel("cross-entropy")
+    handles = [owner.get_lines()[0] for owner in (axes, twin)]
+    axes.legend(handles=handles, loc="upper right")
+    sentence = (
+        f"TRAIN went from {train[0][1]:.3g} to {train[-1][1]:.3g} over {len(train)} saved steps "
+        f"(bottom axis), EVAL from {evaluation[0][1]:.3g} to {evaluation[-1][1]:.3g} over "
+        f"{len(evaluation)} saved batches (top axis)."
+    )
+    return Chart(title, sentence, inline(drawing, "steps"))
+
+
+@styled
+def epoch_losses(epochs: Sequence[Mapping[str, Any]]) -> Chart:
+    """Training and validation loss per epoch, from history.json."""
+    best = _best_epoch(epochs)
+    chart = _per_epoch(epochs, "loss", "Loss per epoch", "mean cross-entropy")
+    if chart.svg is None or best is None:
+        return chart
+    sentence = (
+        f"Validation loss is lowest at epoch {best['epoch']}, {best['validation_loss']:.4g}; "
+        "that epoch's weights are the ones saved."
+    )
+    return Chart(chart.title, sentence, chart.svg)
+
+
+@styled
+def epoch_accuracy(epochs: Sequence[Mapping[str, Any]]) -> Chart:
+    """Training and validation accuracy per epoch, from history.json."""
+    chart = _per_epoch(epochs, "accuracy", "Accuracy per epoch", "accuracy")
+    best = _best_epoch(epochs)
+    if chart.svg is None or best is None:
+        return chart
+    sentence = (
+        f"At the saved epoch {best['epoch']}, {best['train_accuracy']:.2%} of the training images and "
+        f"{best['validation_accuracy']:.2%} of the validation images are right."
+    )
+    return Chart(chart.title, sentence, chart.svg)
+
+
+def _best_epoch(epochs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    finite = [epoch for epoch in epochs if epoch.get("validation_loss") is not None]
+    return min(finite, key=lambda epoch: float(epoch["validation_loss"]), default=None)
+
+
+def _per_epoch(epochs: Sequence[Mapping[str, Any]], measure: str, title: str, label: str) -> Chart:
+    if not epochs:
+        return Chart(title, "Not drawn: the training job wrote no history.")
+    drawing, axes = figure()
+    x = [epoch["epoch"] for epoch in epochs]
+    for name, color in (("train", SERIES[0]), ("validation", SERIES[1])):
+        y = [
+            math.nan if epoch.get(f"{name}_{measure}") is None else epoch[f"{name}_{measure}"]
+            for epoch in epochs
+        ]
+        axes.plot(x, y, color=color, marker="o", markersize=3, label=name)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    if measure == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend()
+    return Chart(title, f"{title} over {len(epochs)} epochs.", inline(drawing, f"epoch-{measure}"))
+
+
+@styled
+def best_so_far(jobs: Sequence[Mapping[str, Any]], objective: Mapping[str, Any]) -> Chart:
+    """Objective of each tuning job in the order they ran, and the best up to then."""
+    title = "Best so far"
+    minimize = objective.get("Type", "Minimize") == "Minimize"
+    values = [
+        (i, job["objective"]) for i, job in enumerate(jobs, start=1) if job.get("objective") is not None
+    ]
+    if not values:
+        return Chart(title, "Not drawn: no tuning job reported its objective.")
+    x, y = zip(*values, strict=True)
+    best = (np.minimum if minimize else np.maximum).accumulate(y)
+    drawing, axes = figure()
+    axes.plot(x, y, "o", color=SERIES[0], markersize=4.5, label="job")
+    axes.step(x, best, where="post", color=SERIES[1], label="best so far")
+    axes.set_xlabel("job")
+    axes.set_ylabel(objective.get("MetricName", "objective"))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.legend()
+    first = x[list(y).index(best[-1])]
+    worst = max(y) if minimize else min(y)
+    sentence = f"Job {first} of {len(jobs)} is the best with {best[-1]:.4g}; the worst ended at {worst:.4g}."
+    return Chart(title, sentence, inline(drawing, "best"))
+
+
+@styled
+def learning_rates(jobs: Sequence[Mapping[str, Any]], objective: Mapping[str, Any]) -> Chart:
+    """Objective over learning rate, one colour per batch size."""
+    title = "Learning rate and batch size"
+    points = [
+        (float(rate), str(_hyperparameter(job, "batch-size") or "not given"), float(job["objective"]))
+        for job in jobs
+        if (rate := _hyperparameter(job, "lr")) is not None and job.get("objective") is not None
+    ]
+    if not points:
+        return Chart(title, "Not drawn: no finished job has a learning rate.")
+    drawing, axes = figure()
+    sizes = sorted({size for _, size, _ in points}, key=lambda size: (len(size), size))
+    for i, size in enumerate(sizes):
+        chosen = [(rate, value) for rate, other, value in points if other == size]
+        rates, values = zip(*chosen, strict=True)
+        marker = "osD^vP"[i % 6]
+        axes.plot(rates, values, marker, color=SERIES[i % len(SERIES)], markersize=5, label=f"batch {size}")
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate (log scale)")
+    axes.set_ylabel(objective.get("MetricName", "objective"))
+    axes.legend()
+    ascending = objective.get("Type", "Minimize") == "Minimize"
+    rate, size, value = (min if ascending else max)(points, key=lambda point: point[2])
+    sentence = (
+        f"{len(points)} jobs; the best has learning rate {rate:.3g} and batch size {size}, "
+        f"objective {value:.4g}."
+    )
+    return Chart(title, sentence, inline(drawing, "rates"))
+
+
+def _hyperparameter(job: Mapping[str, Any], name: str) -> Any:
+    given = job.get("hyperparameters", {})
+    spellings = {"lr": ("lr", "learning-rate", "learning_rate"), "batch-size": ("batch-size", "batch_size")}
+    return next((str(given[key]).strip('"') for key in spellings[name] if key in given), None)
+
+
+@styled
+def step_clock(seconds: Mapping[str, float]) -> Chart:
+    """Where the training loop's time went, in seconds per phase."""
+    title = "Where the time went"
+    names = dict(_PHASES)
+    phases = [(names.get(key, key.replace("_", " ")), value) for key, value in seconds.items() if value > 0]
+    total = sum(value for _, value in phases)
+    if not total:
+        return Chart(title, "Not drawn: the training job wrote no step clock (steps.json).")
+    drawing, axes = figure()
+    phases.sort(key=lambda phase: phase[1])
+    labels, values = zip(*phases, strict=True)
+    bars = axes.barh(labels, values, color=SERIES[0], height=0.6)
+    axes.bar_label(bars, [f"{value:.2f} s" for value in values], padding=3, color=INK)
+    axes.margins(x=0.18)
+    axes.grid(False, axis="y")
+    axes.set_xlabel("seconds in the training loop")
+    label, value = phases[-1]
+    sentence = (
+        f"{label.capitalize()} took most of the loop's {total:.1f} s: {value:.1f} s, {value / total:.0%}."
+    )
+    return Chart(title, sentence, inline(drawing, "clock"))
+
+
+@styled
+def system_timeline(metrics: Sequence[SystemMetric], unit: str, title: str) -> Chart:
+    """Every resource measured in `unit` over the seconds of the training job."""
+    chosen = [metric for metric in metrics if metric.unit == unit]
+    if not chosen:
+        return Chart(title, f"Not drawn: no system metric in {unit} was recorded.")
+    drawing, axes = figure()
+    nodes = {metric.node for metric in chosen}
+    for i, metric in enumerate(chosen):
+        name = metric.resource if len(nodes) == 1 else f"{metric.resource} ({metric.node})"
+        style = "-" if i < len(SERIES) else "--"
+        marker = "." if len(metric.values) < 3 else None
+        color = SERIES[i % len(SERIES)]
+        axes.plot(metric.seconds, metric.values, style, marker=marker, color=color, linewidth=1.2, label=name)
+    axes.set_xlabel("seconds since the first sample")
+    axes.set_ylabel(unit)
+    if unit == "%":
+        axes.set_ylim(0, 105)
+    axes.legend(ncols=2 if len(chosen) > 2 else 1, loc="best")
+    medians = ", ".join(f"{metric.resource} {np.median(metric.values):.3g}" for metric in chosen)
+    sentence = f"Medians in {unit}: {medians}; {len(chosen[0].values)} samples."
+    return Chart(title, sentence, inline(drawing, f"system-{'percent' if unit == '%' else 'rate'}"))
+
+
+@styled
+def confusion_picture(confusion: Sequence[Sequence[int]]) -> Chart:
+    """The confusion matrix as a picture, rows normalised; for more classes than a table can show."""
+    counts = np.asarray(confusion, dtype=float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    drawing, axes = figure(height=340)
+    # Opacity and not colour carries the share: the page's background shows through in both modes.
+    cells = np.zeros((*shares.shape, 4))
+    cells[..., :3] = mpl.colors.to_rgb("#3b82f6")
+    cells[..., 3] = np.sqrt(shares)
+    axes.imshow(cells, interpolation="nearest")
+    axes.grid(False)
+    axes.set_xlabel("predicted class (number)", color=MUTED)
+    axes.set_ylabel("true class (number)", color=MUTED)
+    diagonal = np.diag(shares)[counts.sum(axis=1) > 0]
+    sentence = (
+        f"Each row is a true class, numbered as in the table below; the stronger the colour, the larger "
+        f"its share. On average {diagonal.mean():.1%} of a class lies on the diagonal, "
+        f"{diagonal.min():.1%} in the worst class."
+    )
+    return Chart("Confusion matrix", sentence, inline(drawing, "confusion"))

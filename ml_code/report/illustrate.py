@@ -1,0 +1,49 @@
+"""Everything on the page that is drawn: charts and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from report import charts
+from report.pictures import Picture, confused_pairs, worst_errors
+from report.predictions import Predictions
+from report.svg import Chart
+from report.training_output import TrainingOutput
+
+
+@dataclass(frozen=True)
+class Illustrations:
+    """What the page shows beside report.json's numbers."""
+
+    charts: Mapping[str, Chart]
+    worst: Sequence[Picture]
+    pairs: Sequence[tuple[Mapping[str, Any], Sequence[Picture]]]
+
+
+def illustrate(
+    report: Mapping[str, Any], predictions: Predictions, training: TrainingOutput, test: Path
+) -> Illustrations:
+    """Draw what the page needs; `test` is the folder that `predictions` names files of."""
+    tuning = report["tuning"] or {}
+    jobs, objective = tuning.get("jobs", []), tuning.get("objective", {})
+    metrics = report["metrics"]
+    drawn = {
+        "best_so_far": charts.best_so_far(jobs, objective),
+        "learning_rates": charts.learning_rates(jobs, objective),
+        "step_losses": charts.step_losses(training.losses, training.losses_reason),
+        "epoch_losses": charts.epoch_losses(report["training"]["history"]),
+        "epoch_accuracy": charts.epoch_accuracy(report["training"]["history"]),
+        "step_clock": charts.step_clock(training.steps or {}),
+        "system_percent": charts.system_timeline(training.system, "%", "Use over time"),
+        "system_rate": charts.system_timeline(training.system, "MB/s", "Disk and network over time"),
+    }
+    if len(metrics["per_class"]) > charts.CONFUSION_TABLE_CLASSES:
+        drawn["confusion"] = charts.confusion_picture(metrics["confusion"])
+    return Illustrations(
+        charts=drawn,
+        worst=worst_errors(predictions, test),
+        pairs=confused_pairs(predictions, test, metrics["most_confused"]),
+    )

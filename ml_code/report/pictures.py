@@ -1,0 +1,79 @@
+"""Small inline pictures of test images, and which of them are worth showing."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from data.images import decode
+
+from report.predictions import Predictions
+
+_SIDE = 96
+_WORST = 12
+_PER_PAIR = 3
+_SMOKE_SURE, _SMOKE_BORDERLINE = 3, 2
+# Closer than this, the last bits of float arithmetic could turn the answer.
+_LEAST_MARGIN = 0.02
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A test image as a data URI of at most 96 x 96 pixels, with what the model said of it."""
+
+    uri: str
+    file: str
+    label: str
+    prediction: str
+    probability: float
+
+
+def worst_errors(predictions: Predictions, folder: Path) -> list[Picture]:
+    """The 12 wrong answers that the model was surest of."""
+    wrong = np.flatnonzero(~predictions.correct)
+    sure = predictions.probabilities.max(axis=1)[wrong]
+    return [_picture(predictions, folder, int(i)) for i in wrong[np.argsort(-sure, kind="stable")][:_WORST]]
+
+
+def confused_pairs(
+    predictions: Predictions, folder: Path, pairs: list[dict[str, Any]]
+) -> list[tuple[dict[str, Any], list[Picture]]]:
+    """Up to three images of each of the metrics' most confused pairs."""
+    shown = []
+    for pair in pairs:
+        label, guess = (predictions.classes.index(pair[key]) for key in ("label", "prediction"))
+        members = np.flatnonzero((predictions.labels == label) & (predictions.predicted == guess))
+        shown.append((pair, [_picture(predictions, folder, int(i)) for i in members[:_PER_PAIR]]))
+    return shown
+
+
+def smoke_sample(predictions: Predictions) -> list[int]:
+    """Rows to ask a new endpoint about: sure right answers of different classes, and borderline ones.
+
+    Borderline answers show a difference in preprocessing first. Those nearer than 0.02 to a tie are
+    left out, since the order of a sum could turn them.
+    """
+    ordered = np.sort(predictions.probabilities, axis=1)
+    margin = ordered[:, -1] - ordered[:, -2]
+    sure: list[int] = []
+    for i in np.argsort(-margin, kind="stable").tolist():
+        taken = {int(predictions.labels[j]) for j in sure}
+        if len(sure) < _SMOKE_SURE and predictions.correct[i] and int(predictions.labels[i]) not in taken:
+            sure.append(i)
+    borderline = [
+        i for i in np.argsort(margin, kind="stable").tolist() if margin[i] >= _LEAST_MARGIN and i not in sure
+    ]
+    return sure + borderline[:_SMOKE_BORDERLINE]
+
+
+def _picture(predictions: Predictions, folder: Path, i: int) -> Picture:
+    image = decode((folder / predictions.files[i]).read_bytes())
+    image.thumbnail((_SIDE, _SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Picture(f"data:image/jpeg;base64,{data}", **predictions.row(i))

@@ -1,0 +1,75 @@
+"""What the training job left in output.tar.gz, apart from the debugger's verdicts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from debugger.rules.tensors import Mode, SavedTensors
+from debugger.rules.verdict import NotEvaluatedError
+
+from report.system_metrics import SystemMetric, read_system_metrics
+
+
+@dataclass(frozen=True)
+class TrainingOutput:
+    """`history` has one object per epoch, `steps` is the step clock; a reason says why a part is missing."""
+
+    history: Sequence[Mapping[str, Any]]
+    hook_errors: Sequence[str]
+    steps: Mapping[str, Any] | None
+    system: Sequence[SystemMetric]
+    system_reason: str | None
+    unreadable_lines: int
+    losses: Mapping[str, Sequence[tuple[int, float]]]
+    losses_reason: str | None
+
+    def profiler(self) -> dict[str, Any]:
+        """report.json's `profiler`."""
+        return {
+            "system": [metric.summary() for metric in self.system],
+            "reason": self.system_reason,
+            "unreadable_lines": self.unreadable_lines,
+            "steps": self.steps,
+        }
+
+
+def read_training_output(folder: Path) -> TrainingOutput:
+    """Read an unpacked output.tar.gz. Raises ValueError for a file that is there and not JSON."""
+    history = _json(folder / "history.json") or {}
+    system, broken = read_system_metrics(folder / "profiler-output")
+    losses, losses_reason = _losses(folder / "debug-output")
+    return TrainingOutput(
+        history=history.get("epochs", []),
+        hook_errors=history.get("hook_errors", []),
+        steps=_json(folder / "steps.json"),
+        system=system,
+        system_reason=None
+        if system
+        else "The training job wrote no system metrics (profiler-interval-ms is 0?).",
+        unreadable_lines=broken,
+        losses=losses,
+        losses_reason=losses_reason,
+    )
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def _losses(debug_output: Path) -> tuple[dict[str, list[tuple[int, float]]], str | None]:
+    modes: tuple[Mode, ...] = ("TRAIN", "EVAL")
+    try:
+        tensors = SavedTensors(debug_output)
+        found = {mode: next(iter(tensors.losses(mode).values()), []) for mode in modes}
+    except NotEvaluatedError as error:
+        return {}, f"{error}."
+    except Exception as error:  # a damaged file costs one chart and its reason is printed there
+        return {}, f"the debugger's tensors could not be read ({type(error).__name__}: {error})."
+    return {mode: [(point.step, point.value) for point in points] for mode, points in found.items()}, None
