@@ -1,0 +1,172 @@
+"""The local cloud: the SageMaker API, S3, IAM, STS, CloudWatch and Logs on this machine.
+
+    python -m local_sagemaker --state var/cloud --port 7700 --aws-port 7701
+
+Runs in the foreground until SIGTERM or Ctrl-C. When it answers (a second or two) it prints one line:
+
+    {"sagemaker": "http://127.0.0.1:7700", "aws": "http://127.0.0.1:7701", "state": "/…/var/cloud", "pid": 4242}
+
+Port 0 chooses a free one. It speaks on 127.0.0.1 only and asks for no credentials (any will do; "test" is
+usual). The state directory holds everything: documents.sqlite, s3/ (objects as files), jobs/ (logs), log/.
+"""
+
+import argparse
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import IO
+
+import uvicorn
+
+from local_sagemaker.app import Service, application
+from local_sagemaker.cloud import Cloud, Settings
+from local_sagemaker.ministack import MiniStack
+from local_sagemaker.processes import start_keeper, sweep
+
+log = logging.getLogger("local_sagemaker")
+
+
+def main() -> None:
+    arguments = _arguments()
+    state: Path = arguments.state.absolute()
+    for folder in (state, state / "log", state / "tmp"):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(state)
+    listener = _listen(arguments.port, "--port")
+    aws_port = arguments.aws_port or _free_port()
+    if arguments.aws_port:
+        _listen(arguments.aws_port, "--aws-port").close()
+    _log_to(state / "log" / "service.log")
+    if count := sweep(state):
+        log.warning("ended %d processes that a previous run left behind", count)
+    keeper = start_keeper(state)
+    ministack = MiniStack(state, aws_port)
+    settings = Settings(
+        state=state,
+        sagemaker_url=f"http://127.0.0.1:{listener.getsockname()[1]}",
+        aws_url=ministack.url,
+        images=arguments.images,
+        slots=arguments.slots,
+        stop_grace_s=arguments.stop_grace,
+    )
+    try:
+        service = Service(Cloud(settings))
+        ministack.wait_until_ready()
+        service.recover()
+        asyncio.run(_serve(service, settings, listener))
+        service.close()
+    except (RuntimeError, ValueError, OSError) as error:
+        log.exception("local_sagemaker cannot go on")
+        _fail(str(error))
+    finally:
+        ministack.close()
+        sweep(state)
+        assert keeper.stdin
+        keeper.stdin.close()
+        keeper.wait()
+        lock.close()
+        log.info("ended")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m local_sagemaker", description=__doc__.splitlines()[0])
+    parser.add_argument("--state", type=Path, required=True, help="directory for everything that is kept")
+    parser.add_argument("--port", type=int, default=7700, help="port of the SageMaker API (0: a free one)")
+    parser.add_argument(
+        "--aws-port", type=int, default=7701, help="port of S3, IAM, STS, CloudWatch, Logs (0: free)"
+    )
+    parser.add_argument("--images", type=Path, help="a file like images.yaml whose rows come first")
+    parser.add_argument(
+        "--slots",
+        type=int,
+        default=max(2, os.cpu_count() or 1),
+        help="jobs that run at once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stop-grace",
+        type=float,
+        default=120.0,
+        help="seconds between SIGTERM and SIGKILL (default: 120, as AWS)",
+    )
+    return parser.parse_args()
+
+
+def _fail(sentence: str) -> None:
+    print(f"local_sagemaker: {sentence}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _lock(state: Path) -> IO[str]:
+    """Hold the state directory, or end with a sentence."""
+    file = (state / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _fail(
+            f"another instance is running on the state directory {state}; stop it or choose another with --state"
+        )
+    return file
+
+
+def _listen(port: int, option: str) -> socket.socket:
+    """A bound socket, or the end with a sentence."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+        listener.listen(128)
+    except OSError as error:
+        _fail(f"port {port} of 127.0.0.1 cannot be used ({error.strerror}); choose another with {option}")
+    return listener
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _log_to(file: Path) -> None:
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=[logging.StreamHandler(sys.stderr), logging.FileHandler(file)],
+    )
+    for noisy in ("botocore", "httpx", "optuna"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+async def _serve(service: Service, settings: Settings, listener: socket.socket) -> None:
+    """Serve until a signal, then return."""
+    # uvicorn gives the signal back when it has shut down; ending in order is the answer to it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    config = uvicorn.Config(
+        application(service), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if server.started:
+        line = {
+            "sagemaker": settings.sagemaker_url,
+            "aws": settings.aws_url,
+            "state": str(settings.state),
+            "pid": os.getpid(),
+        }
+        print(json.dumps(line), flush=True)
+        log.info(
+            "serving on %s, AWS on %s, state in %s", settings.sagemaker_url, settings.aws_url, settings.state
+        )
+    await serving
+
+
+if __name__ == "__main__":
+    main()

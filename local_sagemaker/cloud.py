@@ -1,0 +1,44 @@
+"""What the operations share: settings, state, and the way to S3, Logs and processes."""
+
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from local_sagemaker.images import Images
+from local_sagemaker.s3 import S3, client
+from local_sagemaker.store import Store
+from local_sagemaker.warm import WarmPool
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The command line."""
+
+    state: Path
+    sagemaker_url: str
+    aws_url: str
+    images: Path | None = None
+    slots: int = field(default_factory=lambda: max(2, os.cpu_count() or 1))
+    """Jobs that run at once."""
+    stop_grace_s: float = 120.0
+    """Seconds between SIGTERM and SIGKILL when a job is stopped; 120 on AWS."""
+
+
+class Closed(Exception):
+    """The service is ending; whoever waits gives up and leaves the documents as they are."""
+
+
+class Cloud:
+    """One running service."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.state = settings.state
+        self.store = Store(self.state / "documents.sqlite")
+        self.images = Images(settings.images)
+        self.s3 = S3(settings.aws_url)
+        self.logs: Any = client("logs", settings.aws_url)
+        self.warm = WarmPool(self.state / "tmp", self.state / "log")
+        self.closing = threading.Event()

@@ -1,0 +1,137 @@
+"""A warm Python: imports an image's slow modules once, then forks for each job.
+
+    PYTHON forkserver.py '["torch"]' < SOCKET      # standard input is a stream socket; the service starts this
+
+The service writes one JSON object a line, {"id", "argv", "environment", "folder", "log"}; the answers are
+{"ready": seconds}, {"id", "pid"} and, when the process has ended, {"id", "status"} (negative for a signal).
+Runs under the image's interpreter, so it uses the standard library only and imports nothing of this package.
+A job sees what `python SCRIPT …` would show it: its own session, environment, folder, arguments and sys.path.
+"""
+
+import json
+import os
+import random
+import runpy
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+
+Job = dict  # {"id": int, "argv": list[str], "environment": dict[str, str], "folder": str, "log": str}
+
+
+def serve(control: socket.socket) -> "Job | None":
+    """Fork a process for each request. Returns the request in the forked process, None when the service ended."""
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    running: "dict[int, int]" = {}
+    pending = b""
+    while True:
+        readable, _, _ = select.select([control, wake_read], [], [])
+        if wake_read in readable:
+            os.read(wake_read, 4096)
+            for pid, status in _ended(running):
+                _send(control, {"id": running.pop(pid), "status": os.waitstatus_to_exitcode(status)})
+        if control in readable:
+            data = control.recv(1 << 16)
+            if not data:
+                return None
+            *lines, pending = (pending + data).split(b"\n")
+            for line in lines:
+                job = json.loads(line)
+                pid = _fork()
+                if pid == 0:
+                    signal.set_wakeup_fd(-1)
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    os.close(wake_read)
+                    os.close(wake_write)
+                    control.close()
+                    return job
+                running[pid] = job["id"]
+                _send(control, {"id": job["id"], "pid": pid})
+
+
+def _fork() -> int:
+    """Fork into a new session; the parent goes on when the session exists, so that its group can be signalled."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read)
+        os.setsid()
+        os.close(write)
+    else:
+        os.close(write)
+        os.read(read, 1)
+        os.close(read)
+    return pid
+
+
+def _ended(running: "dict[int, int]") -> "list[tuple[int, int]]":
+    return [result for result in (os.waitpid(pid, os.WNOHANG) for pid in running) if result[0]]
+
+
+def _send(control: socket.socket, message: dict) -> None:
+    control.sendall(json.dumps(message).encode() + b"\n")
+
+
+def become(job: Job) -> None:
+    """Take on the job's environment, files and arguments."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    log = os.open(job["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.close(null)
+    os.close(log)
+    os.chdir(job["folder"])
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    if os.environ.get("PYTHONUNBUFFERED"):
+        sys.stdout.reconfigure(write_through=True)
+    sys.path[1:1] = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    # Forks share numpy's global generator; a new process would seed it from the system.
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(random.SystemRandom().getrandbits(32))
+    time.tzset()
+
+
+def run(argv: "list[str]") -> None:
+    """What `python ARGV…` does, ARGV being SCRIPT … or -m MODULE …."""
+    if argv[0] == "-m":
+        sys.argv = argv[1:]
+        sys.path[0] = os.getcwd()
+        runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = argv
+        sys.path[0] = os.path.dirname(os.path.realpath(argv[0]))
+        runpy.run_path(argv[0], run_name="__main__")
+
+
+def main() -> None:
+    started = time.monotonic()
+    for module in json.loads(sys.argv[1]):
+        __import__(module)
+    control = socket.socket(fileno=os.dup(0))
+    _send(control, {"ready": round(time.monotonic() - started, 3)})
+    job = serve(control)
+    if job is None:
+        return
+    become(job)
+    try:
+        run(job["argv"])
+    except Exception:
+        # As the interpreter would show it: without the frames of this file and of runpy.
+        kind, error, trace = sys.exc_info()
+        while trace.tb_next and trace.tb_frame.f_code.co_filename.endswith(
+            ("forkserver.py", "runpy.py", "<frozen runpy>")
+        ):
+            trace = trace.tb_next
+        traceback.print_exception(kind, error, trace)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Shipping a process's log file to CloudWatch Logs while it grows."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+log = logging.getLogger(__name__)
+
+MAX_EVENTS = 1000
+MAX_BYTES = 200_000
+
+
+class Shipper:
+    """Follows one file and sends its complete lines to one log stream. The file stays the record.
+
+    A failure to ship is logged and tried again with the next lines: it must not fail the job.
+    """
+
+    def __init__(self, client: Any, file: Path, group: str, stream: str) -> None:
+        self._client = client
+        self._file = file
+        self._group = group
+        self._stream = stream
+        self._offset = 0
+        self._created = False
+
+    def ship(self, final: bool = False) -> None:
+        """Send what has been written since the last call; with `final`, an unfinished last line too."""
+        try:
+            self._create()
+            while self._ship_once(final):
+                pass
+        except (BotoCoreError, ClientError) as error:
+            log.warning("%s was not shipped to CloudWatch Logs: %s", self._file, error)
+
+    def _ship_once(self, final: bool) -> bool:
+        if not self._file.exists():
+            return False
+        with self._file.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read(MAX_BYTES)
+        end = len(data) if final or len(data) == MAX_BYTES else 0
+        end = data.rfind(b"\n") + 1 or end
+        lines = data[:end].splitlines(keepends=True)[:MAX_EVENTS]
+        if not lines:
+            return False
+        now = int(time.time() * 1000)
+        texts = [line.decode("utf-8", "replace").rstrip("\r\n") for line in lines]
+        # CloudWatch refuses an empty message.
+        events = [{"timestamp": now, "message": text or " "} for text in texts]
+        self._client.put_log_events(logGroupName=self._group, logStreamName=self._stream, logEvents=events)
+        self._offset += sum(map(len, lines))
+        return True
+
+    def _create(self) -> None:
+        if self._created:
+            return
+        for call, arguments in (
+            (self._client.create_log_group, {"logGroupName": self._group}),
+            (self._client.create_log_stream, {"logGroupName": self._group, "logStreamName": self._stream}),
+        ):
+            try:
+                call(**arguments)
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "ResourceAlreadyExistsException":
+                    raise
+        self._created = True

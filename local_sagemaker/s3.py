@@ -1,0 +1,182 @@
+"""Moving files between S3 and job directories."""
+
+import http.client
+import shutil
+import tarfile
+import urllib.parse
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+THREADS = 4
+
+
+class TransferError(Exception):
+    """A transfer that failed for a reason that belongs in FailureReason."""
+
+
+def client(service: str, endpoint: str, region: str = "us-east-1") -> Any:
+    """A boto3 client of the local AWS; safe to share between threads."""
+    config = Config(
+        max_pool_connections=32,
+        retries={"mode": "standard", "max_attempts": 5},
+        # No checksum but what the protocol asks for: both ends are this machine.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    session = boto3.session.Session(
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+        region_name=region,  # noqa: S106
+    )
+    return session.client(service, endpoint_url=endpoint, config=config)  # type: ignore[call-overload]
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and key of s3://BUCKET/KEY."""
+    scheme, _, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    if scheme != "s3" or not bucket:
+        raise TransferError(f"ClientError: {uri} is not an S3 URI")
+    return bucket, key
+
+
+class S3:
+    """The transfers that jobs need."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._client = client("s3", endpoint)
+        self._host = urllib.parse.urlsplit(endpoint).netloc
+
+    def keys(self, uri: str) -> list[str]:
+        """Keys below a prefix, sorted, folder markers left out. A missing bucket has none."""
+        bucket, prefix = split(uri)
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        try:
+            return [
+                item["Key"] for page in pages for item in page.get("Contents", []) if item["Key"][-1] != "/"
+            ]
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "NoSuchBucket":
+                return []
+            raise
+
+    def download_prefix(self, uri: str, target: Path) -> int:
+        """Fetch everything below a prefix, as SageMaker's File mode does; how many objects there were.
+
+        Raises TransferError, worded as AWS's FailureReason, when there are none.
+        """
+        bucket, prefix = split(uri)
+        keys = self.keys(uri)
+        if not keys:
+            raise TransferError(
+                f'ClientError: Data download failed: No S3 objects found under S3 URL "{uri}" given in input data '
+                "source. Please ensure that the bucket exists in the selected region, that objects exist under "
+                "that S3 prefix, and that the role may list the bucket."
+            )
+        target.mkdir(parents=True, exist_ok=True)
+        files = [(key, _inside(target, relative_key(prefix, key))) for key in keys]
+        for folder in {file.parent for _, file in files}:
+            folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(
+                pool.map(lambda part: self._fetch(bucket, part), [files[n::THREADS] for n in range(THREADS)])
+            )
+        return len(keys)
+
+    def download_file(self, uri: str, target: Path) -> None:
+        """Fetch one object. Raises TransferError when it is not there."""
+        bucket, key = split(uri)
+        self._fetch(bucket, [(key, target)])
+
+    def _fetch(self, bucket: str, files: list[tuple[str, Path]]) -> None:
+        # Plain HTTP: boto3 takes 2.5 ms of processor time for each small object, this takes 0.3 ms, and a folder
+        # of images is thousands of them. MiniStack asks for no signature.
+        connection = http.client.HTTPConnection(self._host, timeout=60)
+        try:
+            for key, target in files:
+                connection.request("GET", urllib.parse.quote(f"/{bucket}/{key}"))
+                response = connection.getresponse()
+                if response.status != 200:
+                    raise TransferError(
+                        f"ClientError: Data download failed: s3://{bucket}/{key} answered {response.status}"
+                    )
+                with target.open("wb") as file:
+                    shutil.copyfileobj(response, file, 1 << 20)
+        finally:
+            connection.close()
+
+    def upload_file(self, source: Path, uri: str) -> None:
+        """Raises TransferError when the bucket does not exist."""
+        bucket, key = split(uri)
+        try:
+            with source.open("rb") as file:
+                self._client.put_object(Bucket=bucket, Key=key, Body=file)
+        except ClientError as error:
+            raise TransferError(
+                f"ClientError: Upload to {uri} failed: {error.response['Error']['Message']}"
+            ) from error
+
+    def upload_bytes(self, content: bytes, uri: str, content_type: str) -> None:
+        bucket, key = split(uri)
+        self._client.put_object(Bucket=bucket, Key=key, Body=content, ContentType=content_type)
+
+    def upload_folder(self, source: Path, uri: str) -> None:
+        """Upload every file below a folder, keeping the paths."""
+        files = [file for file in sorted(source.rglob("*")) if file.is_file()]
+        with ThreadPoolExecutor(THREADS) as pool:
+            base = uri.rstrip("/")
+            list(
+                pool.map(
+                    lambda file: self.upload_file(file, f"{base}/{file.relative_to(source).as_posix()}"),
+                    files,
+                )
+            )
+
+
+def relative_key(prefix: str, key: str) -> str:
+    """Where an object lies below the local folder, given the S3 prefix that matched it.
+
+    >>> relative_key("data/train", "data/train/cat/1.jpg"), relative_key("data/a.csv", "data/a.csv")
+    ('cat/1.jpg', 'a.csv')
+    """
+    if prefix.endswith("/") or not prefix:
+        return key[len(prefix) :]
+    if key.startswith(prefix + "/"):
+        return key[len(prefix) + 1 :]
+    return key[len(prefix.rpartition("/")[0]) :].lstrip("/")
+
+
+def _inside(folder: Path, relative: str) -> Path:
+    # A key may hold anything, "../" among it.
+    if ".." in PurePosixPath(relative).parts or relative.startswith("/"):
+        raise TransferError(
+            f"ClientError: Data download failed: the key {relative!r} leaves the input folder"
+        )
+    return folder / relative
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """Write folder's contents as tar.gz, at the archive's root."""
+    # Level 1: weights hardly compress, and level 9 takes 20 times as long over it.
+    with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
+        for item in _sorted(folder):
+            tar.add(item, item.relative_to(folder).as_posix())
+
+
+def _sorted(folder: Path) -> Iterator[Path]:
+    return iter(sorted(folder.iterdir()))
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Extract a tar.gz. Raises TransferError for a broken archive or one whose members leave the folder."""
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            tar.extractall(folder, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise TransferError(f"ClientError: {archive.name} cannot be extracted: {error}") from error
