@@ -6,12 +6,12 @@ On 2 cores with the local cloud the digits take about 90 s. This file is the pic
 tasks do is in plugins/evergreen/.
 """
 
+from datetime import timedelta
 from pathlib import Path
 
 from airflow.providers.amazon.aws.operators.s3 import S3CopyPrefixOperator
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Asset, TaskGroup, TriggerRule, chain, dag
-
 from evergreen import pipeline, tasks
 from evergreen.operators import (
     AssessOperator,
@@ -30,7 +30,7 @@ from evergreen.sync import SyncDatasetOperator
 AFTER_A_BRANCH = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
 
 
-def retrain(file: Path) -> None:
+def retrain_dag(file: Path) -> None:
     """The loop for one pipeline file."""
     name, settings = file.stem, pipeline.load(file)
 
@@ -44,7 +44,7 @@ def retrain(file: Path) -> None:
         catchup=False,
         # One endpoint, one run at a time.
         max_active_runs=1,
-        default_args={"retries": 2},
+        default_args={"retries": 2, "retry_delay": timedelta(seconds=15)},
     )
     def loop() -> None:
         plan = tasks.plan.override(retries=0)(str(file))
@@ -57,12 +57,13 @@ def retrain(file: Path) -> None:
         inputs = {**inputs, "features": features.output}
         tune = TuneOperator(task_id="tune", inputs=inputs)
         inputs = {**inputs, "tuning": tune.output}
-        training = RetrainOperator(task_id="retrain", inputs=inputs).output["Training"]
+        retrain = RetrainOperator(task_id="retrain", inputs=inputs)
+        training = retrain.output
         assess = AssessOperator(task_id="assess", inputs={**inputs, "training": training})
         export_report = S3CopyPrefixOperator(
             task_id="export_report",
             source_bucket_prefix=assess.output["uri"],
-            dest_bucket_prefix=plan["report_uri"],
+            dest_bucket_prefix=assess.output["report_uri"],
             outlets=[Asset(name=f"{name}_report", group="evergreen")],
         )
 
@@ -97,4 +98,4 @@ def retrain(file: Path) -> None:
 
 
 for path in sorted((Path(__file__).parent / "pipelines").glob("*.yaml")):
-    retrain(path)
+    retrain_dag(path)

@@ -11,11 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,7 +46,11 @@ class Cloud:
     def client(self, service: str) -> Any:
         url = self.sagemaker if service.startswith("sagemaker") else self.aws
         return boto3.client(
-            service, endpoint_url=url, region_name=REGION, aws_access_key_id="test", aws_secret_access_key="test"
+            service,
+            endpoint_url=url,
+            region_name=REGION,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
         )
 
 
@@ -87,7 +91,7 @@ class Stack:
         with suppress(OSError, ValueError, TypeError):
             cloud = Cloud(**json.loads((self.run / "cloud.json").read_text()))
             # Another stack's cloud may answer at the same port.
-            if json.loads(_get(cloud.sagemaker + "/"))["state"] == cloud.state:
+            if read_json(cloud.sagemaker + "/")["state"] == cloud.state:
                 return cloud
         return None
 
@@ -167,8 +171,6 @@ class Stack:
 
     def migrate(self, environment: dict[str, str]) -> None:
         """Airflow's database, made once for each version of Airflow."""
-        from importlib.metadata import version  # noqa: PLC0415
-
         done = self.airflow_home / f".migrated-{version('apache-airflow')}"
         if done.exists():
             return
@@ -198,7 +200,38 @@ class Stack:
                 start_new_session=True,
             )  # fmt: skip
 
+    def ui(self) -> str | None:
+        """The web UI's address when it answers."""
+        with suppress(OSError, ValueError, KeyError):
+            url: str = json.loads((self.run / "ui.json").read_text())["url"]
+            read_json(f"{url}/api/v2/monitor/health")
+            return url
+        return None
+
+    def login(self) -> tuple[str, str]:
+        """User and password of the web UI, which Airflow generates at its first start."""
+        passwords = json.loads(
+            (self.airflow_home / "simple_auth_manager_passwords.json.generated").read_text()
+        )
+        name, password = next(iter(passwords.items()))
+        return str(name), str(password)
+
+    def token(self, url: str) -> str:
+        """A token for the REST API."""
+        name, password = self.login()
+        return str(
+            read_json(f"{url}/auth/token", body={"username": name, "password": password})["access_token"]
+        )
+
     # Ends
+
+    def processes_of(self, name: str) -> list[psutil.Process]:
+        found = []
+        for process in self.processes():
+            with suppress(psutil.Error):
+                if any(name in part for part in process.cmdline()):
+                    found.append(process)
+        return found
 
     def processes(self) -> list[psutil.Process]:
         """Every process of this stack, but not this one."""
@@ -237,19 +270,23 @@ class Stack:
 
 def make_account(cloud: Cloud) -> None:
     """The bucket and the role that on AWS an administrator makes once."""
-    with suppress_code("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+    with SuppressCode("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
         cloud.client("s3").create_bucket(Bucket=BUCKET)
     trust = {
         "Version": "2012-10-17",
         "Statement": [
-            {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": "sagemaker.amazonaws.com"},
+                "Action": "sts:AssumeRole",
+            }
         ],
     }
-    with suppress_code("EntityAlreadyExists"):
+    with SuppressCode("EntityAlreadyExists"):
         cloud.client("iam").create_role(RoleName=ROLE, AssumeRolePolicyDocument=json.dumps(trust))
 
 
-class suppress_code:  # noqa: N801 - a context manager, named like contextlib.suppress
+class SuppressCode:
     """Suppress boto3's ClientError with one of these codes."""
 
     def __init__(self, *codes: str) -> None:
@@ -267,7 +304,9 @@ def make_digits() -> Path:
     folder = REPOSITORY / "var/data/digits"
     if not folder.exists():
         subprocess.run(
-            [REPOSITORY / "var/venv/ml/bin/python", "-m", "scripts.digits", folder], cwd=REPOSITORY, check=True
+            [REPOSITORY / "var/venv/ml/bin/python", "-m", "scripts.digits", folder],
+            cwd=REPOSITORY,
+            check=True,
         )
     return folder
 
@@ -295,10 +334,16 @@ def free_port(wanted: int) -> int:
     raise StackError("this machine has no free port")
 
 
-def _get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - our own address
-        content: bytes = response.read()
-    return content
+def read_json(url: str, token: str | None = None, body: dict[str, Any] | None = None) -> Any:
+    """The JSON which a server of this machine answers to GET, or to POST when there is a body."""
+    request = urllib.request.Request(  # our own addresses
+        url,
+        data=json.dumps(body).encode() if body is not None else None,
+        headers={"Content-Type": "application/json"}
+        | ({"Authorization": f"Bearer {token}"} if token else {}),
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.loads(response.read())
 
 
 def _last_line(log: Path) -> str:

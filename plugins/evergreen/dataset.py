@@ -7,7 +7,7 @@ split (SageMaker's ManifestFile), so that files which only an older version has 
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -120,7 +120,7 @@ def check(snapshot: Snapshot, source: str) -> None:
             raise DatasetError(f"dataset.source: the {split} split of {source} {what}")
 
 
-def _snapshot(found: Iterable[tuple]) -> Snapshot:
+def _snapshot(found: Iterable[tuple[str, str, int, Callable[[], str], str]]) -> Snapshot:
     files, ignored = [], []
     for split, relative, size, checksum, source in found:
         path = PurePosixPath(relative)

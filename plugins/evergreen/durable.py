@@ -198,7 +198,11 @@ class DurableJob(SageMakerBaseOperator):
             if status == "Completed":
                 return description
             if status in {"Failed", "Stopped"}:
-                reason = description.get("FailureReason") or description.get("SecondaryStatus") or "no reason given"
+                reason = (
+                    description.get("FailureReason")
+                    or description.get("SecondaryStatus")
+                    or "no reason given"
+                )
                 raise AirflowException(f"{self.job_name} ended {status}: {reason}")
             # A job of seconds is noticed within one, a job of hours is not asked for every second.
             time.sleep(min(max((time.monotonic() - started) / 10, 1), 30))

@@ -49,7 +49,9 @@ def settle(hook: SageMakerHook, endpoint_name: str, timeout: float = 3600) -> di
     deadline = time.monotonic() + timeout
     while (endpoint := describe(hook, endpoint_name)) and endpoint["EndpointStatus"] in CHANGING:
         if time.monotonic() > deadline:
-            raise AirflowException(f"{endpoint_name} is still {endpoint['EndpointStatus']} after {timeout:.0f} s")
+            raise AirflowException(
+                f"{endpoint_name} is still {endpoint['EndpointStatus']} after {timeout:.0f} s"
+            )
         log.info("%s is %s", endpoint_name, endpoint["EndpointStatus"])
         time.sleep(2)
     return endpoint
@@ -61,7 +63,11 @@ def put_back(hook: SageMakerHook, endpoint_name: str, endpoint_config_name: str)
     if endpoint and endpoint["EndpointConfigName"] != endpoint_config_name:
         hook.conn.update_endpoint(EndpointName=endpoint_name, EndpointConfigName=endpoint_config_name)
         endpoint = settle(hook, endpoint_name)
-    if endpoint and endpoint["EndpointConfigName"] == endpoint_config_name and endpoint["EndpointStatus"] == "InService":
+    if (
+        endpoint
+        and endpoint["EndpointConfigName"] == endpoint_config_name
+        and endpoint["EndpointStatus"] == "InService"
+    ):
         return f"{endpoint_config_name} serves again"
     state = f"{endpoint['EndpointStatus']} on {endpoint['EndpointConfigName']}" if endpoint else "gone"
     return f"PUTTING BACK {endpoint_config_name} FAILED: the endpoint is {state}"

@@ -39,7 +39,7 @@ class FromPlan(SageMakerBaseOperator):
     """An operator whose configuration is built when it runs, from `inputs`."""
 
     template_fields: Sequence[str] = (*SageMakerBaseOperator.template_fields, "inputs")
-    template_fields_renderers = {**SageMakerBaseOperator.template_fields_renderers, "inputs": "json"}  # noqa: RUF012
+    template_fields_renderers = {**SageMakerBaseOperator.template_fields_renderers, "inputs": "json"}  # ruff: ignore[mutable-class-default]
 
     def __init__(self, *, inputs: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(config={}, **kwargs)
@@ -140,7 +140,10 @@ class TuneOperator(PlannedJob, SageMakerTuningOperator):
             for page in pages
             for trial in page["TrainingJobSummaries"]
         ]
-        return {**super()._result(description), "TrainingJobs": sorted(trials, key=lambda trial: trial["name"])}
+        return {
+            **super()._result(description),
+            "TrainingJobs": sorted(trials, key=lambda trial: trial["name"]),
+        }
 
 
 class RetrainOperator(PlannedJob, SageMakerTrainingOperator):
@@ -165,6 +168,10 @@ class AssessOperator(PlannedJob, SageMakerProcessingOperator):
 
     kind = durable.PROCESSING
 
+    def __init__(self, **kwargs: Any) -> None:
+        # export_report takes two of the values by their keys.
+        super().__init__(multiple_outputs=True, **kwargs)
+
     def execute(self, context: "Context") -> dict[str, Any]:
         plan, earlier = self.plan, self.earlier
         champion = endpoints.champion(self.hook, plan.endpoint_name)
@@ -184,6 +191,7 @@ class AssessOperator(PlannedJob, SageMakerProcessingOperator):
         self.log.info("%s: %s", verdict["decision"], " ".join(verdict["reasons"]))
         return {
             "uri": requests.assess_uri(plan),
+            "report_uri": plan.report_uri,
             "verdict": verdict,
             "accuracy": report["metrics"]["accuracy"],
             "champion": context["champion"],
@@ -340,7 +348,7 @@ def invoke(aws_conn_id: str | None, endpoint_name: str, image: bytes) -> dict[st
 
 
 def _model_data(training: dict[str, Any]) -> str:
-    return str(training["ModelArtifacts"]["S3ModelArtifacts"])
+    return str(training["Training"]["ModelArtifacts"]["S3ModelArtifacts"])
 
 
 def _seconds(trial: dict[str, Any]) -> float | None:

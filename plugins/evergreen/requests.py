@@ -47,7 +47,7 @@ def assess(
     context_uri: str,
 ) -> Request:
     """CreateProcessingJob: rules, test-set evaluation against the champion, report."""
-    model_data = training["ModelArtifacts"]["S3ModelArtifacts"]
+    model_data = training["Training"]["ModelArtifacts"]["S3ModelArtifacts"]
     arguments = {name: f"{PROCESSING}/input/{name}" for name in ("model", "training-output", "test")}
     arguments |= {"context": f"{PROCESSING}/input/context/context.json", "output": f"{PROCESSING}/output"}
     inputs = [
@@ -77,7 +77,7 @@ def assess_context(
 ) -> dict[str, Any]:
     """What the report says of the run: docs/contracts.md has the shape."""
     gate = plan.pipeline.gate
-    job = tuning["Tuning"]
+    job, training = tuning["Tuning"], training["Training"]
     objective = job["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]
     return {
         "run": {
@@ -180,7 +180,7 @@ def retrain(
     tuning: dict[str, Any],
 ) -> Request:
     """CreateTrainingJob with the best trial's hyperparameters, debugger hook and profiler on."""
-    hyperparameters = _static_hyperparameters(plan, code) | best_hyperparameters(tuning)
+    hyperparameters = _static_hyperparameters(plan, code) | best_hyperparameters(tuning["Tuning"])
     hyperparameters["profiler-interval-ms"] = str(plan.pipeline.profiler.interval_ms)
     if plan.pipeline.debugger.enabled:
         hyperparameters["debug-hook-config"] = json.dumps(debug_hook_config(plan), separators=(",", ":"))
@@ -358,9 +358,7 @@ def _training(plan: Plan, dataset: dict[str, Any], features: dict[str, Any] | No
         "AlgorithmSpecification": {
             "TrainingImage": plan.training_image,
             "TrainingInputMode": "File",
-            "MetricDefinitions": [
-                {"Name": name, "Regex": rf"\b{name}={_NUMBER}"} for name in METRICS
-            ],
+            "MetricDefinitions": [{"Name": name, "Regex": rf"\b{name}={_NUMBER}"} for name in METRICS],
         },
         "RoleArn": plan.role,
         "InputDataConfig": channels,
@@ -392,7 +390,9 @@ def _processing(
         "AppSpecification": {
             "ImageUri": plan.training_image,
             "ContainerEntrypoint": ["python3", f"{PROCESSING}/input/code/processing.py", script],
-            "ContainerArguments": [text for name, value in arguments.items() for text in (f"--{name}", str(value))],
+            "ContainerArguments": [
+                text for name, value in arguments.items() for text in (f"--{name}", str(value))
+            ],
         },
         "ProcessingInputs": [_input("code", code["source"]), *inputs],
         "ProcessingOutputConfig": {
@@ -435,4 +435,7 @@ def _input(name: str, uri: str, *, manifest: bool = False) -> dict[str, Any]:
 
 
 def _tags(plan: Plan) -> list[dict[str, str]]:
-    return [{"Key": "evergreen:pipeline", "Value": plan.pipeline_name}, {"Key": "evergreen:run", "Value": plan.run_folder}]
+    return [
+        {"Key": "evergreen:pipeline", "Value": plan.pipeline_name},
+        {"Key": "evergreen:run", "Value": plan.run_folder},
+    ]

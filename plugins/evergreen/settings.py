@@ -32,9 +32,9 @@ class Settings(BaseModel):
 class Splits(Settings):
     """Names of the three folders below `dataset.source`."""
 
-    train: str = Field("train", min_length=1)
-    validation: str = Field("valid", min_length=1)
-    test: str = Field("test", min_length=1)
+    train: str = Field(default="train", min_length=1)
+    validation: str = Field(default="valid", min_length=1)
+    test: str = Field(default="test", min_length=1)
 
     @model_validator(mode="after")
     def distinct(self) -> Self:
@@ -54,22 +54,26 @@ class Dataset(Settings):
 
 
 class Model(Settings):
-    arch: Architecture = Field("resnet18", title="Architecture", description="A torchvision network.")
+    arch: Architecture = Field(default="resnet18", title="Architecture", description="A torchvision network.")
     weights: str = Field(
-        "DEFAULT",
+        default="DEFAULT",
         title="Weights",
         description="'DEFAULT' or another torchvision weights name (downloaded in the job), 'none' for random ones, "
         "or the s3:// URI of a state dict.",
         min_length=1,
     )
     tail: Literal["fc", "layer4", "all"] = Field(
-        "fc",
+        default="fc",
         title="Trainable tail",
         description="What is trained: the new last layer, layer4 and the last layer, or everything. The rest is "
         "frozen, and its output is computed once.",
     )
     image_size: int = Field(
-        224, title="Image size", description="Pixels along each side of the network's input.", ge=32, le=1024
+        default=224,
+        title="Image size",
+        description="Pixels along each side of the network's input.",
+        ge=32,
+        le=1024,
     )
 
     @model_validator(mode="after")
@@ -90,14 +94,14 @@ class Range(Settings):
 
 class LearningRate(Range):
     min: float = Field(
-        0.001, title="Learning rate, lowest", description="Searched on a log scale.", gt=0, le=10
+        default=0.001, title="Learning rate, lowest", description="Searched on a log scale.", gt=0, le=10
     )
-    max: float = Field(0.1, title="Learning rate, highest", gt=0, le=10)
+    max: float = Field(default=0.1, title="Learning rate, highest", gt=0, le=10)
 
 
 class Epochs(Range):
-    min: int = Field(5, title="Epochs, fewest", ge=1, le=1000)
-    max: int = Field(15, title="Epochs, most", ge=1, le=1000)
+    min: int = Field(default=5, title="Epochs, fewest", ge=1, le=1000)
+    max: int = Field(default=15, title="Epochs, most", ge=1, le=1000)
 
 
 def distinct(values: list[int]) -> list[int]:
@@ -109,24 +113,32 @@ def distinct(values: list[int]) -> list[int]:
 class Tuning(Settings):
     lr: LearningRate = LearningRate()
     batch_size: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], AfterValidator(distinct)] = Field(
-        [32, 64, 128],
+        default=[32, 64, 128],
         title="Batch sizes",
         description="The batch sizes to choose from, as a JSON list.",
         min_length=1,
         max_length=30,
     )
     epochs: Epochs = Epochs()
-    strategy: Literal["Bayesian", "Random"] = Field("Bayesian", title="Strategy")
-    max_jobs: int = Field(6, title="Trials", description="Training jobs in all.", ge=1, le=500)
+    strategy: Literal["Bayesian", "Random"] = Field(default="Bayesian", title="Strategy")
+    max_jobs: int = Field(default=6, title="Trials", description="Training jobs in all.", ge=1, le=500)
     max_parallel_jobs: int = Field(
-        2, title="Trials at once", description="A Bayesian search learns more from fewer at once.", ge=1, le=100
+        default=2,
+        title="Trials at once",
+        description="A Bayesian search learns more from fewer at once.",
+        ge=1,
+        le=100,
     )
     objective: Literal["validation_loss", "validation_accuracy"] = Field(
-        "validation_loss", title="Objective", description="Measured on the validation split, never on test."
+        default="validation_loss",
+        title="Objective",
+        description="Measured on the validation split, never on test.",
     )
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", title="Optimizer")
-    weight_decay: float = Field(1e-4, title="Weight decay", ge=0, le=1)
-    seed: int = Field(0, title="Seed", description="Of the search and of each training.", ge=0, le=2**31 - 1)
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", title="Optimizer")
+    weight_decay: float = Field(default=1e-4, title="Weight decay", ge=0, le=1)
+    seed: int = Field(
+        default=0, title="Seed", description="Of the search and of each training.", ge=0, le=2**31 - 1
+    )
 
     @model_validator(mode="after")
     def parallel_within_jobs(self) -> Self:
@@ -145,9 +157,11 @@ class Rule(Settings):
 class Debugger(Settings):
     """smdebug in the retraining, and the rules that `assess` evaluates over its tensors."""
 
-    enabled: bool = Field(True, title="Debugger", description="Save tensors in the retraining and judge them.")
-    train_save_interval: int = Field(5, title="Tensors: every n-th training step", ge=1, le=100_000)
-    eval_save_interval: int = Field(1, title="Tensors: every n-th evaluation step", ge=1, le=100_000)
+    enabled: bool = Field(
+        default=True, title="Debugger", description="Save tensors in the retraining and judge them."
+    )
+    train_save_interval: int = Field(default=5, title="Tensors: every n-th training step", ge=1, le=100_000)
+    eval_save_interval: int = Field(default=1, title="Tensors: every n-th evaluation step", ge=1, le=100_000)
     rules: dict[RuleName, Rule] = {
         "VanishingGradient": Rule(policy="fail"),
         "PoorWeightInitialization": Rule(),
@@ -159,56 +173,66 @@ class Debugger(Settings):
 
 class Profiler(Settings):
     interval_ms: Literal[0, 100, 200, 500, 1000, 5000, 60000] = Field(
-        500, title="System metrics, ms", description="Sampling interval in the retraining; 0 is off."
+        default=500, title="System metrics, ms", description="Sampling interval in the retraining; 0 is off."
     )
 
 
 class Gate(Settings):
     minimum_accuracy: float = Field(
-        0.5, title="Lowest test accuracy", description="A model below it is held.", ge=0, le=1
+        default=0.5, title="Lowest test accuracy", description="A model below it is held.", ge=0, le=1
     )
     champion_margin: float = Field(
-        0.02,
+        default=0.02,
         title="Champion margin",
         description="How much test accuracy may be given up against the model now serving, with the confidence "
         "below.",
         ge=0,
         le=1,
     )
-    confidence: float = Field(0.95, title="Confidence", gt=0.5, lt=1)
+    confidence: float = Field(default=0.95, title="Confidence", gt=0.5, lt=1)
     approve: bool = Field(
-        False, title="Ask a human", description="Wait for an approval in the web UI before deploying."
+        default=False, title="Ask a human", description="Wait for an approval in the web UI before deploying."
     )
 
 
 class Deployment(Settings):
-    instance_type: str = Field("ml.m5.large", pattern=r"^ml\.")
-    instance_count: int = Field(1, ge=1, le=100)
+    instance_type: str = Field(default="ml.m5.large", pattern=r"^ml\.")
+    instance_count: int = Field(default=1, ge=1, le=100)
     batch_predict: bool = Field(
-        False, title="Batch prediction", description="Also run a transform job over the test split."
+        default=False, title="Batch prediction", description="Also run a transform job over the test split."
     )
     keep: int = Field(
-        3, title="Models to keep", description="Older models and endpoint configurations go.", ge=2, le=100
+        default=3,
+        title="Models to keep",
+        description="Older models and endpoint configurations go.",
+        ge=2,
+        le=100,
     )
 
 
 class Compute(Settings):
     """What the jobs run on. `role` is the SageMaker execution role: a name or an ARN."""
 
-    role: str = Field("EvergreenSageMakerRole", min_length=1)
-    bucket: str | None = Field(None, description="Default: service_config.s3.bucket_name of the connection.")
-    prefix: str = Field("evergreen", pattern=r"^[A-Za-z0-9][A-Za-z0-9/_.-]*[A-Za-z0-9]$")
-    instance_type: str = Field(
-        "ml.m5.xlarge", title="Instance type", description="Of every job.", pattern=r"^ml\."
+    role: str = Field(default="EvergreenSageMakerRole", min_length=1)
+    bucket: str | None = Field(
+        default=None, description="Default: service_config.s3.bucket_name of the connection."
     )
-    volume_size_gb: int = Field(30, ge=1, le=16384)
+    prefix: str = Field(default="evergreen", pattern=r"^[A-Za-z0-9][A-Za-z0-9/_.-]*[A-Za-z0-9]$")
+    instance_type: str = Field(
+        default="ml.m5.xlarge", title="Instance type", description="Of every job.", pattern=r"^ml\."
+    )
+    volume_size_gb: int = Field(default=30, ge=1, le=16384)
     max_runtime_seconds: int = Field(
-        3600, title="Time limit, s", description="Of each job; it is stopped after it.", ge=60, le=432_000
+        default=3600,
+        title="Time limit, s",
+        description="Of each job; it is stopped after it.",
+        ge=60,
+        le=432_000,
     )
     pytorch_training_version: str = "2.10.0"
     pytorch_inference_version: str = "2.6.0"
-    training_image: str | None = Field(None, description="Instead of AWS's PyTorch training image.")
-    inference_image: str | None = Field(None, description="Instead of AWS's PyTorch inference image.")
+    training_image: str | None = Field(default=None, description="Instead of AWS's PyTorch training image.")
+    inference_image: str | None = Field(default=None, description="Instead of AWS's PyTorch inference image.")
 
 
 class Pipeline(Settings):

@@ -44,7 +44,9 @@ class SyncDatasetOperator(BaseOperator):
         for split, classes in counts.items():
             self.log.info("%s: %d images in %d classes", split, sum(classes.values()), len(classes))
         if snapshot.ignored:
-            self.log.warning("%d files are no images in a class folder: %s", len(snapshot.ignored), snapshot.ignored[:10])
+            self.log.warning(
+                "%d files are no images in a class folder: %s", len(snapshot.ignored), snapshot.ignored[:10]
+            )
         freshness = names.digest(snapshot.version, plan.pipeline.model_dump_json())
         if plan.run_type != "manual" and not plan.force and freshness == _last_assessed(plan, hook):
             raise AirflowSkipException(f"dataset {snapshot.version} and these settings were assessed before")
@@ -58,6 +60,8 @@ class SyncDatasetOperator(BaseOperator):
             "sent": sent,
             "manifests": _write_manifests(plan, hook, snapshot),
         }
+        for asset in self.outlets:
+            context["outlet_events"][asset].extra = {key: result[key] for key in ("version", "counts", "uri")}
         return result
 
     def _look(self, plan: Plan, hook: S3Hook) -> dataset.Snapshot:
@@ -133,7 +137,11 @@ def _write_manifests(plan: Plan, hook: S3Hook, snapshot: dataset.Snapshot) -> di
     manifests = {}
     for split in dataset.SPLITS:
         prefix = plan.uri("dataset", split, "")
-        keys = [file.path.removeprefix(f"{split}/") for file in snapshot.files if file.path.startswith(f"{split}/")]
+        keys = [
+            file.path.removeprefix(f"{split}/")
+            for file in snapshot.files
+            if file.path.startswith(f"{split}/")
+        ]
         uri = plan.uri("dataset-versions", snapshot.version, f"{split}.manifest")
         hook.load_string(json.dumps([{"prefix": prefix}, *keys]), uri, replace=True)
         manifests[split] = uri
@@ -142,7 +150,7 @@ def _write_manifests(plan: Plan, hook: S3Hook, snapshot: dataset.Snapshot) -> di
 
 def _last_assessed(plan: Plan, hook: S3Hook) -> str | None:
     latest = _read_json(hook, plan.bucket, f"{plan.root}/reports/latest.json")
-    return latest and latest["freshness"]
+    return str(latest["freshness"]) if latest else None
 
 
 def _read_json(hook: S3Hook, bucket: str, key: str) -> Any:

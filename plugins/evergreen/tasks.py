@@ -19,11 +19,11 @@ AWS_CONN_ID = "aws_default"
 APPROVAL_BODY = """\
 The gate lets this model through: {{ ti.xcom_pull("assess")["verdict"]["reasons"] | join(" ") }}
 
-Report: {{ ti.xcom_pull("plan")["report_uri"] }}/report.html, in the run's tab *Report*.
+Report: {{ ti.xcom_pull("assess")["report_uri"] }}/report.html, in the run's tab *Report*.
 """
 
 
-@task
+@task(multiple_outputs=False)
 def plan(file: str) -> dict[str, Any]:
     """Pipeline file + run parameters → names and places. Reads from AWS, creates nothing."""
     context = get_current_context()
@@ -38,7 +38,7 @@ def plan(file: str) -> dict[str, Any]:
     built = Plan(
         dag_id=run.dag_id,
         run_id=run.run_id,
-        run_type=str(run.run_type),
+        run_type=run.run_type.value,
         started_at=str(run.start_date),
         pipeline_name=path.stem,
         pipeline=pipeline,
@@ -54,17 +54,24 @@ def plan(file: str) -> dict[str, Any]:
     return built.to_xcom()
 
 
-@task
+@task(multiple_outputs=False)
 def upload_code(plan: dict[str, Any]) -> dict[str, str]:
     """`ml_code/` → S3 under its hash."""
-    return sync.upload_source(Plan.model_validate(plan), AWS_CONN_ID)
+    try:
+        return sync.upload_source(Plan.model_validate(plan), AWS_CONN_ID)
+    except FileNotFoundError as error:
+        raise AirflowFailException(str(error)) from error
 
 
 @task.branch
 def gate(plan: dict[str, Any], dataset: dict[str, Any], assessment: dict[str, Any]) -> str:
     """Branch on the report's verdict: the decision is made once, where the report is made."""
     built = Plan.model_validate(plan)
-    latest = {"run_folder": built.run_folder, "freshness": dataset["freshness"], "verdict": assessment["verdict"]}
+    latest = {
+        "run_folder": built.run_folder,
+        "freshness": dataset["freshness"],
+        "verdict": assessment["verdict"],
+    }
     S3Hook(aws_conn_id=AWS_CONN_ID).load_string(
         json.dumps(latest, indent=1), built.uri("reports", "latest.json"), replace=True
     )
@@ -89,7 +96,7 @@ def hold(assessment: dict[str, Any]) -> list[str]:
 def register(plan: dict[str, Any], training: dict[str, Any], assessment: dict[str, Any]) -> str:
     """Model archive → model package, unless the group has it already. Returns its ARN."""
     built = Plan.model_validate(plan)
-    model_data = training["ModelArtifacts"]["S3ModelArtifacts"]
+    model_data = training["Training"]["ModelArtifacts"]["S3ModelArtifacts"]
     client = SageMakerHook(aws_conn_id=AWS_CONN_ID).conn
     group = built.base_name
     try:
@@ -147,7 +154,7 @@ def _role(name: str) -> str:
 
 def _image(scope: str, version: str, instance_type: str) -> str:
     # Takes seconds to import, so not at the top: the DAG processor imports this module at each parse.
-    from sagemaker.core import image_uris  # noqa: PLC0415
+    from sagemaker.core import image_uris
 
     region = S3Hook(aws_conn_id=AWS_CONN_ID).conn_region_name
     try:
