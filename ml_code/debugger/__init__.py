@@ -1,0 +1,1 @@
+"""smdebug: the hook that saves tensors during training, and the rules that judge them."""
