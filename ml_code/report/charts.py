@@ -8,12 +8,14 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from debugger.rules.tensors import Point, evaluation_passes
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from report.svg import INK, MUTED, SERIES, Chart, figure, inline, styled
 from report.system_metrics import SystemMetric
 
-LossSeries = Mapping[str, Sequence[tuple[int, float]]]
+LossSeries = Mapping[str, Sequence[Point]]
 
 _PHASES = (
     ("data", "waiting for data"),
@@ -30,32 +32,29 @@ CONFUSION_TABLE_CLASSES = 20
 def step_losses(losses: LossSeries, reason: str | None) -> Chart:
     """TRAIN and EVAL losses as the debugger saved them, on twin x axes.
 
-    `losses` maps TRAIN and EVAL to (mode-local step, loss); `reason` says why they are missing.
+    `losses` maps TRAIN and EVAL to saved points; `reason` says why they are missing.
     """
     title = "Loss per step"
-    train, evaluation = losses.get("TRAIN", ()), losses.get("EVAL", ())
+    train, evaluation = ([(p.step, p.value) for p in losses.get(mode, ())] for mode in ("TRAIN", "EVAL"))
     if not train or not evaluation:
-        return Chart(title, f"Not drawn: {reason or 'the debugger saved no losses in TRAIN and EVAL mode'}")
+        return Chart(title, f"Not drawn: {reason or 'the debugger saved no losses in TRAIN and EVAL mode.'}")
+    passes = [(one.step, one.value) for one in evaluation_passes(losses["EVAL"])]
     drawing, axes = figure()
     twin = axes.twiny()
     twin.grid(False)
     twin.spines["top"].set_visible(True)
-    for owner, series, color, name in (
-        (axes, train, SERIES[0], "TRAIN"),
-        (twin, evaluation, SERIES[1], "EVAL"),
-    ):
-        steps, values = zip(*series, strict=True)
-        marker = "." if len(steps) < 40 else None
-        owner.plot(steps, values, color=color, marker=marker, linewidth=1.1, label=name)
+    _line(twin, evaluation, "EVAL", SERIES[1], linewidth=0.8, alpha=0.4)
+    _line(axes, train, "TRAIN", SERIES[0], linewidth=1.1)
+    _line(twin, passes, "EVAL, mean of each pass", SERIES[1], linewidth=1.4)
+    for owner, name, color in ((axes, "TRAIN", SERIES[0]), (twin, "EVAL", SERIES[1])):
         owner.set_xlabel(f"{name} step", color=color)
         owner.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_ylabel("cross-entropy")
-    handles = [owner.get_lines()[0] for owner in (axes, twin)]
-    axes.legend(handles=handles, loc="upper right")
+    axes.legend(handles=[owner.get_lines()[-1] for owner in (axes, twin)], loc="upper right")
     sentence = (
-        f"TRAIN went from {train[0][1]:.3g} to {train[-1][1]:.3g} over {len(train)} saved steps "
-        f"(bottom axis), EVAL from {evaluation[0][1]:.3g} to {evaluation[-1][1]:.3g} over "
-        f"{len(evaluation)} saved batches (top axis)."
+        f"TRAIN went from {train[0][1]:.3g} to {train[-1][1]:.3g} over {len(train)} saved steps (bottom "
+        f"axis), EVAL from {passes[0][1]:.3g} to {passes[-1][1]:.3g} over {len(passes)} passes of "
+        f"{len(evaluation)} saved batches in all (top axis)."
     )
     return Chart(title, sentence, inline(drawing, "steps"))
 
@@ -88,6 +87,16 @@ def epoch_accuracy(epochs: Sequence[Mapping[str, Any]]) -> Chart:
     return Chart(chart.title, sentence, chart.svg)
 
 
+def _line(axes: Axes, points: Sequence[tuple[int, float]], label: str, color: str, **style: Any) -> None:
+    x, y = zip(*points, strict=True)
+    axes.plot(x, y, marker="." if len(points) < 30 else None, color=color, label=label, **style)
+
+
+def _legend(axes: Axes) -> None:
+    """One legend style for all charts: above the drawing, where it hides no data."""
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, columnspacing=1.2, handlelength=1.4)
+
+
 def _best_epoch(epochs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     finite = [epoch for epoch in epochs if epoch.get("validation_loss") is not None]
     return min(finite, key=lambda epoch: float(epoch["validation_loss"]), default=None)
@@ -109,7 +118,7 @@ def _per_epoch(epochs: Sequence[Mapping[str, Any]], measure: str, title: str, la
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     if measure == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.legend()
+    _legend(axes)
     return Chart(title, f"{title} over {len(epochs)} epochs.", inline(drawing, f"epoch-{measure}"))
 
 
@@ -131,7 +140,7 @@ def best_so_far(jobs: Sequence[Mapping[str, Any]], objective: Mapping[str, Any])
     axes.set_xlabel("job")
     axes.set_ylabel(objective.get("MetricName", "objective"))
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.legend()
+    _legend(axes)
     first = x[list(y).index(best[-1])]
     worst = max(y) if minimize else min(y)
     sentence = f"Job {first} of {len(jobs)} is the best with {best[-1]:.4g}; the worst ended at {worst:.4g}."
@@ -157,9 +166,12 @@ def learning_rates(jobs: Sequence[Mapping[str, Any]], objective: Mapping[str, An
         marker = "osD^vP"[i % 6]
         axes.plot(rates, values, marker, color=SERIES[i % len(SERIES)], markersize=5, label=f"batch {size}")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("learning rate (log scale)")
     axes.set_ylabel(objective.get("MetricName", "objective"))
-    axes.legend()
+    _legend(axes)
     ascending = objective.get("Type", "Minimize") == "Minimize"
     rate, size, value = (min if ascending else max)(points, key=lambda point: point[2])
     sentence = (
@@ -217,7 +229,7 @@ def system_timeline(metrics: Sequence[SystemMetric], unit: str, title: str) -> C
     axes.set_ylabel(unit)
     if unit == "%":
         axes.set_ylim(0, 105)
-    axes.legend(ncols=2 if len(chosen) > 2 else 1, loc="best")
+    _legend(axes)
     medians = ", ".join(f"{metric.resource} {np.median(metric.values):.3g}" for metric in chosen)
     sentence = f"Medians in {unit}: {medians}; {len(chosen[0].values)} samples."
     return Chart(title, sentence, inline(drawing, f"system-{'percent' if unit == '%' else 'rate'}"))

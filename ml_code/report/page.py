@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def render(report: Mapping[str, Any], illustrations: Illustrations) -> str:
         "number": number,
         "seconds": seconds,
         "size": size,
-        "short": lambda text: text if len(text) <= 16 else f"{text[:12]}…",
+        "moment": moment,
+        "sentence": lambda text: text[:1].upper() + text[1:],
     }
     return environment.get_template("report.html.j2").render(
         r=report,
@@ -48,8 +50,8 @@ def render(report: Mapping[str, Any], illustrations: Illustrations) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """0.9512 as `95.1 %` with a no-break space."""
-    return _DASH if share is None else f"{100 * share:.{digits}f}\u00a0%"
+    """0.9512 as `95.1%`."""
+    return _DASH if share is None else f"{100 * share:.{digits}f}%"
 
 
 def points(share: float | None) -> str:
@@ -64,8 +66,21 @@ def number(value: Any, digits: int = 4) -> str:
     if isinstance(value, bool | str) or not isinstance(value, int | float):
         return str(value)
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 10**6):
-        return f"{int(value):,}".replace(",", "\u202f").replace("-", "\u2212")
+        return f"{int(value):,}".replace("-", "\u2212")
     return f"{value:.{digits}g}".replace("-", "\u2212")
+
+
+def moment(text: str | None) -> str:
+    """An ISO 8601 time as `21 November 2026, 09:20 UTC`; a text that is none stays as it is."""
+    if not text:
+        return "at an unknown time"
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    if time.tzinfo is not None:
+        time = time.astimezone(UTC)
+    return f"{time.day} {time:%B %Y, %H:%M}{' UTC' if time.tzinfo else ''}"
 
 
 def seconds(value: float | None) -> str:

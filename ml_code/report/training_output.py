@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from debugger.rules.tensors import Mode, SavedTensors
+from debugger.rules.tensors import Mode, Point, SavedTensors
 from debugger.rules.verdict import NotEvaluatedError
 
 from report.system_metrics import SystemMetric, read_system_metrics
@@ -24,7 +24,7 @@ class TrainingOutput:
     system: Sequence[SystemMetric]
     system_reason: str | None
     unreadable_lines: int
-    losses: Mapping[str, Sequence[tuple[int, float]]]
+    losses: Mapping[str, Sequence[Point]]
     losses_reason: str | None
 
     def profiler(self) -> dict[str, Any]:
@@ -63,13 +63,15 @@ def _json(path: Path) -> dict[str, Any] | None:
     return document
 
 
-def _losses(debug_output: Path) -> tuple[dict[str, list[tuple[int, float]]], str | None]:
+def _losses(debug_output: Path) -> tuple[Mapping[str, Sequence[Point]], str | None]:
     modes: tuple[Mode, ...] = ("TRAIN", "EVAL")
     try:
         tensors = SavedTensors(debug_output)
-        found = {mode: next(iter(tensors.losses(mode).values()), []) for mode in modes}
+        found: dict[str, list[Point]] = {
+            mode: next(iter(tensors.losses(mode).values()), []) for mode in modes
+        }
     except NotEvaluatedError as error:
         return {}, f"{error}."
     except Exception as error:  # a damaged file costs one chart and its reason is printed there
         return {}, f"the debugger's tensors could not be read ({type(error).__name__}: {error})."
-    return {mode: [(point.step, point.value) for point in points] for mode, points in found.items()}, None
+    return found, None

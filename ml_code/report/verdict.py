@@ -131,5 +131,8 @@ def _rule(verdict: Verdict) -> Check:
         if status == "failed" and verdict.status == "NotEvaluated"
         else ""
     )
-    detail = f"{verdict.name} {said}: {verdict.detail}{also}"
+    if status == "failed":
+        detail = f"{verdict.name} {said}: {verdict.detail}{also}"
+    else:
+        detail = f"{verdict.name} {said}; its policy is {verdict.policy}."
     return Check(f"rule {verdict.name}", document["value"], verdict.threshold, status, detail)

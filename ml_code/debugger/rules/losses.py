@@ -241,7 +241,7 @@ class Overtraining:
             if fired is None and waited >= patience:
                 fired = (point.step, waited)
         detail = (
-            f"{kind} loss went up to {longest} {unit} without improving by {self.delta:g}, "
+            f"the {kind} loss did not improve by {self.delta:g} for {longest} {unit} in a row, "
             f"patience {patience} (last optimum {best:.4g} at {mode} step {best_step})"
         )
         step = fired[0] if fired else series[-1].step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -90,7 +90,7 @@ def _smdebug_mode(mode: Mode) -> Any:
     return modes[mode]
 
 
-def evaluation_passes(points: list[Point]) -> list[EvaluationPass]:
+def evaluation_passes(points: Sequence[Point]) -> list[EvaluationPass]:
     """Average EVAL losses over each pass through the validation data.
 
     A step counts in its mode and globally, so `global_step - step` is the number of training steps
