@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from evergreen import names
@@ -72,10 +73,8 @@ def scan_folder(root: Path, splits: Splits) -> Snapshot:
             if path.is_file()
         ]
     return _snapshot(
-        (
-            (split, relative, path.stat().st_size, lambda p=path: _sha256(p), str(path))
-            for split, relative, path in found
-        )
+        (split, relative, path.stat().st_size, partial(_sha256, path), str(path))
+        for split, relative, path in found
     )
 
 
@@ -89,7 +88,7 @@ def scan_listing(objects: Iterable[tuple[str, int, str]], splits: Splits, where:
     for key, size, etag in objects:
         folder, _, relative = key.partition("/")
         if folder in by_folder and relative and not relative.endswith("/"):
-            listed.append((by_folder[folder], relative, size, lambda e=etag: e, key))
+            listed.append((by_folder[folder], relative, size, partial(str, etag), key))
     missing = set(SPLITS) - {split for split, *_ in listed}
     if missing:
         split = sorted(missing)[0]

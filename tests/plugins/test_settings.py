@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+from evergreen.settings import SettingsError, read, validate
+
+MINIMAL = {"dataset": {"source": "somewhere"}}
+
+
+def test_a_source_is_all_that_is_needed() -> None:
+    pipeline = validate(MINIMAL, "x.yaml")
+    assert pipeline.model.arch == "resnet18"
+    assert pipeline.tuning.batch_size == [32, 64, 128]
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "setting", "words"),
+    [
+        ("tuning", {"lr": {"min": 0.1, "max": 0.001}}, "tuning.lr", "min (0.1) is above max (0.001)"),
+        ("tuning", {"epochs": {"min": 9, "max": 3}}, "tuning.epochs", "min (9) is above max (3)"),
+        ("tuning", {"lr": {"min": 0, "max": 0.1}}, "tuning.lr.min", "greater than 0"),
+        ("tuning", {"batch_size": [0]}, "tuning.batch_size.0", "greater than or equal to 1"),
+        ("tuning", {"batch_size": []}, "tuning.batch_size", "at least 1 item"),
+        ("tuning", {"batch_size": [32, 32]}, "tuning.batch_size", "holds a value twice"),
+        ("tuning", {"max_jobs": 2, "max_parallel_jobs": 3}, "tuning", "max_parallel_jobs (3) is above max_jobs"),
+        ("model", {"arch": "resnet1"}, "model.arch", "'resnet18'"),
+        ("model", {"arch": "densenet121", "tail": "layer4"}, "model", "has no layer4"),
+        ("model", {"image_size": "big"}, "model.image_size", "valid integer"),
+        ("gate", {"minimum_accuracy": 1.5}, "gate.minimum_accuracy", "less than or equal to 1"),
+        ("dataset", {}, "dataset.source", "is missing"),
+        (
+            "dataset",
+            {"source": "x", "splits": {"train": "a", "test": "a"}},
+            "dataset.splits",
+            "three different folders",
+        ),
+        ("tunning", {}, "tunning", "there is no such setting"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_the_setting(
+    section: str, value: dict, setting: str, words: str
+) -> None:
+    with pytest.raises(SettingsError) as raised:
+        validate(MINIMAL | {section: value}, "x.yaml")
+    message = str(raised.value)
+    assert message.startswith(f"x.yaml: {setting}: ")
+    assert words in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["", "just words", "a: [", "- 1\n- 2"])
+def test_what_is_no_yaml_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=r"broken\.yaml: "):
+        read(file)
