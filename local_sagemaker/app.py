@@ -2,8 +2,6 @@
 
 import json
 import logging
-import re
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -14,15 +12,23 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from local_sagemaker import VERSION
 from local_sagemaker.cloud import Cloud
+from local_sagemaker.endpoints import Endpoints
 from local_sagemaker.jobs import Slots
+from local_sagemaker.models import EndpointConfigs, Models
 from local_sagemaker.processing import ProcessingJobs
 from local_sagemaker.protocol import ApiError, Document, Protocol
-from local_sagemaker.resources import Resources, Tags
+from local_sagemaker.registry import Registry
+from local_sagemaker.resources import Tags
+from local_sagemaker.router import Router
 from local_sagemaker.training import TrainingJobs
+from local_sagemaker.transform import TransformJobs
+from local_sagemaker.tuning import TuningJobs
+from local_sagemaker.wire import answer, error_response, region_of
 
 log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
 
 Handler = Callable[[Document, str], Document]
 
@@ -32,31 +38,71 @@ class Service:
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
+        self.router = Router()
         slots = Slots(cloud.settings.slots)
         self.training = TrainingJobs(cloud, slots)
+        self.tuning = TuningJobs(cloud, self.training)
         self.processing = ProcessingJobs(cloud, slots)
+        self.registry = Registry(cloud.store)
+        self.models = Models(cloud, self.registry)
+        self.configs = EndpointConfigs(cloud, self.models)
+        self.endpoints = Endpoints(cloud, self.models, self.configs, self.router)
+        self.transform = TransformJobs(cloud, slots, self.models)
         self.tags = Tags(cloud.store)
-        self.operations: dict[str, Handler] = {
+        self.operations = self._operations()
+        self.protocol = Protocol(frozenset(self.operations))
+
+    def _operations(self) -> dict[str, Handler]:
+        groups = self.registry.groups
+        return {
             "CreateTrainingJob": self.training.create_job,
+            "DescribeTrainingJob": self.training.describe,
+            "ListTrainingJobs": self.training.lister("TrainingJobSummaries"),
             "StopTrainingJob": self.training.stop,
+            "CreateHyperParameterTuningJob": self.tuning.create_job,
+            "DescribeHyperParameterTuningJob": self.tuning.describe,
+            "ListHyperParameterTuningJobs": self.tuning.list_jobs,
+            "ListTrainingJobsForHyperParameterTuningJob": self.tuning.list_training_jobs,
+            "StopHyperParameterTuningJob": self.tuning.stop,
             "CreateProcessingJob": self.processing.create_job,
+            "DescribeProcessingJob": self.processing.describe,
+            "ListProcessingJobs": self.processing.lister("ProcessingJobSummaries"),
             "StopProcessingJob": self.processing.stop,
+            "CreateTransformJob": self.transform.create_job,
+            "DescribeTransformJob": self.transform.describe,
+            "ListTransformJobs": self.transform.lister("TransformJobSummaries"),
+            "StopTransformJob": self.transform.stop,
+            "CreateModel": self.models.create_model,
+            "DescribeModel": self.models.describe,
+            "ListModels": self.models.lister("Models"),
+            "DeleteModel": self.models.delete,
+            "CreateEndpointConfig": self.configs.create_config,
+            "DescribeEndpointConfig": self.configs.describe,
+            "ListEndpointConfigs": self.configs.lister("EndpointConfigs"),
+            "DeleteEndpointConfig": self.configs.delete,
+            "CreateEndpoint": self.endpoints.create_endpoint,
+            "DescribeEndpoint": self.endpoints.describe,
+            "UpdateEndpoint": self.endpoints.update_endpoint,
+            "ListEndpoints": self.endpoints.lister("Endpoints"),
+            "DeleteEndpoint": self.endpoints.delete_endpoint,
+            "CreateModelPackageGroup": self.registry.create_group,
+            "DescribeModelPackageGroup": self.registry.describe_group,
+            "ListModelPackageGroups": groups.lister("ModelPackageGroupSummaryList"),
+            "DeleteModelPackageGroup": self.registry.delete_group,
+            "CreateModelPackage": self.registry.create_package,
+            "DescribeModelPackage": self.registry.describe,
+            "ListModelPackages": self.registry.list_packages,
+            "UpdateModelPackage": self.registry.update,
+            "DeleteModelPackage": self.registry.delete,
             "AddTags": self.tags.add,
             "ListTags": self.tags.list,
             "DeleteTags": self.tags.delete,
         }
-        described: list[Resources] = [self.training, self.processing]
-        for resources in described:
-            self.operations[f"Describe{resources.kind}"] = resources.describe
-        self.protocol = Protocol(frozenset([*self.operations, *(f"List{r.kind}s" for r in described)]))
-        for resources in described:
-            operation = f"List{resources.kind}s"
-            self.operations[operation] = resources.lister(self.protocol.list_output(operation))
 
     def recover(self) -> None:
         """Bring what a previous run left behind into order."""
-        self.training.recover()
-        self.processing.recover()
+        for kind in (self.training, self.processing, self.transform, self.tuning, self.endpoints):
+            kind.recover()
 
     def close(self) -> None:
         """End jobs and servers; the documents of jobs in progress are put in order at the next start."""
@@ -76,7 +122,7 @@ class Service:
             resources.kind: dict(
                 Counter(job[resources.status_key] for job in resources.store.all(resources.kind))
             )
-            for resources in (self.training, self.processing)
+            for resources in (self.training, self.processing, self.transform, self.tuning, self.endpoints)
         }
         return {
             "service": "local_sagemaker",
@@ -99,8 +145,8 @@ def application(service: Service) -> Starlette:
                     "UnknownOperationException", f"X-Amz-Target is {target!r}, not SageMaker.OPERATION"
                 )
             body = _json(await request.body())
-            answer = await run_in_threadpool(service.call, operation, body, region_of(request))
-            return _answer(answer, 200)
+            content = await run_in_threadpool(service.call, operation, body, region_of(request))
+            return answer(content, 200)
         except ApiError as error:
             log.info("%s: %s: %s", target, error.code, error.message)
             return error_response(error)
@@ -111,7 +157,7 @@ def application(service: Service) -> Starlette:
     async def health(request: Request) -> Response:
         return JSONResponse(await run_in_threadpool(service.health))
 
-    async def unknown(request: Request) -> Response:
+    def unknown(request: Request) -> Response:
         message = f"local_sagemaker has no {request.method} {request.url.path}"
         return error_response(ApiError("UnknownOperationException", message, 404))
 
@@ -119,15 +165,10 @@ def application(service: Service) -> Starlette:
         routes=[
             Route("/", control, methods=["POST"]),
             Route("/", health, methods=["GET"]),
+            Route("/endpoints/{name}/invocations", service.router.invoke, methods=["POST"]),
             Route("/{path:path}", unknown, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
         ]
     )
-
-
-def region_of(request: Request) -> str:
-    """The region in the signature's credential scope."""
-    found = re.search(r"Credential=[^/]*/\d+/([^/]+)/", request.headers.get("authorization", ""))
-    return found.group(1) if found else "us-east-1"
 
 
 def _json(body: bytes) -> Any:
@@ -135,18 +176,3 @@ def _json(body: bytes) -> Any:
         return json.loads(body or b"{}")
     except ValueError as error:
         raise ApiError("SerializationException", f"The request body is not JSON: {error}") from error
-
-
-def error_response(error: ApiError) -> Response:
-    """An error in AWS's JSON shape."""
-    headers = {"x-amzn-errortype": error.code}
-    return _answer({"__type": error.code, "message": error.message}, error.status, headers)
-
-
-def _answer(content: Document, status: int, headers: dict[str, str] | None = None) -> Response:
-    return Response(
-        json.dumps(content),
-        status,
-        {"x-amzn-requestid": str(uuid.uuid4()), **(headers or {})},
-        media_type="application/x-amz-json-1.1",
-    )

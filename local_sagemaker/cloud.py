@@ -26,7 +26,7 @@ class Settings:
     """Seconds between SIGTERM and SIGKILL when a job is stopped; 120 on AWS."""
 
 
-class Closed(Exception):
+class ClosedError(Exception):
     """The service is ending; whoever waits gives up and leaves the documents as they are."""
 
 

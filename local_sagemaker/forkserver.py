@@ -8,6 +8,12 @@ Runs under the image's interpreter, so it uses the standard library only and imp
 A job sees what `python SCRIPT …` would show it: its own session, environment, folder, arguments and sys.path.
 """
 
+import atexit
+import builtins
+import contextlib
+import gc
+import importlib.machinery
+import io
 import json
 import os
 import random
@@ -16,22 +22,29 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
-import traceback
+import types
+from pathlib import Path
+from typing import Any
 
-Job = dict  # {"id": int, "argv": list[str], "environment": dict[str, str], "folder": str, "log": str}
+OWN_FILES = {__file__, runpy.__file__, "<frozen runpy>"}
+Job = dict[
+    str, Any
+]  # {"id": int, "argv": list[str], "environment": dict[str, str], "folder": str, "log": str}
 
 
-def serve(control: socket.socket) -> "Job | None":
+def serve(control: socket.socket) -> Job | None:
     """Fork a process for each request. Returns the request in the forked process, None when the service ended."""
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    running: "dict[int, int]" = {}
+    running: dict[int, int] = {}
     pending = b""
     while True:
-        readable, _, _ = select.select([control, wake_read], [], [])
+        sources: list[Any] = [control, wake_read]
+        readable, _, _ = select.select(sources, [], [])
         if wake_read in readable:
             os.read(wake_read, 4096)
             for pid, status in _ended(running):
@@ -42,7 +55,7 @@ def serve(control: socket.socket) -> "Job | None":
                 return None
             *lines, pending = (pending + data).split(b"\n")
             for line in lines:
-                job = json.loads(line)
+                job: Job = json.loads(line)
                 pid = _fork()
                 if pid == 0:
                     signal.set_wakeup_fd(-1)
@@ -70,11 +83,11 @@ def _fork() -> int:
     return pid
 
 
-def _ended(running: "dict[int, int]") -> "list[tuple[int, int]]":
+def _ended(running: dict[int, int]) -> list[tuple[int, int]]:
     return [result for result in (os.waitpid(pid, os.WNOHANG) for pid in running) if result[0]]
 
 
-def _send(control: socket.socket, message: dict) -> None:
+def _send(control: socket.socket, message: dict[str, Any]) -> None:
     control.sendall(json.dumps(message).encode() + b"\n")
 
 
@@ -90,7 +103,7 @@ def become(job: Job) -> None:
     os.environ.clear()
     os.environ.update(job["environment"])
     if os.environ.get("PYTHONUNBUFFERED"):
-        sys.stdout.reconfigure(write_through=True)
+        sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
     sys.path[1:1] = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     # Forks share numpy's global generator; a new process would seed it from the system.
     if "numpy" in sys.modules:
@@ -98,39 +111,75 @@ def become(job: Job) -> None:
     time.tzset()
 
 
-def run(argv: "list[str]") -> None:
+def run(argv: list[str]) -> None:
     """What `python ARGV…` does, ARGV being SCRIPT … or -m MODULE …."""
     if argv[0] == "-m":
         sys.argv = argv[1:]
-        sys.path[0] = os.getcwd()
+        sys.path[0] = str(Path.cwd())
         runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = argv
-        sys.path[0] = os.path.dirname(os.path.realpath(argv[0]))
-        runpy.run_path(argv[0], run_name="__main__")
+        return
+    # Not runpy.run_path: it changes argv[0] and takes __main__ away again before atexit handlers run.
+    sys.argv = argv
+    path = str(Path(argv[0]).absolute())
+    sys.path[0] = str(Path(path).resolve().parent)
+    module = types.ModuleType("__main__")
+    module.__file__ = path
+    module.__loader__ = importlib.machinery.SourceFileLoader("__main__", path)
+    module.__dict__["__builtins__"] = builtins
+    sys.modules["__main__"] = module
+    exec(compile(Path(path).read_bytes(), path, "exec"), module.__dict__)  # ruff: ignore[exec-builtin]
+
+
+def finish(code: int) -> None:
+    """End the process as the interpreter would, without taking apart the modules that came warm (0.4 s).
+
+    Threads are joined, atexit handlers run, and what the job has written to open files is flushed.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    # The frozen objects, those of the warm modules, are not among these.
+    for item in gc.get_objects():
+        if isinstance(item, (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)) and not item.closed:
+            with contextlib.suppress(OSError, ValueError):  # a pipe whose reader has gone
+                item.flush()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
+def exit_code(error: SystemExit) -> int:
+    if error.code is None or isinstance(error.code, int):
+        return (error.code or 0) & 0xFF
+    print(error.code, file=sys.stderr)
+    return 1
 
 
 def main() -> None:
     started = time.monotonic()
     for module in json.loads(sys.argv[1]):
         __import__(module)
+    # Objects that no collection looks at again are pages that stay shared.
+    gc.collect()
+    gc.freeze()
     control = socket.socket(fileno=os.dup(0))
     _send(control, {"ready": round(time.monotonic() - started, 3)})
     job = serve(control)
     if job is None:
         return
-    become(job)
+    code = 0
     try:
+        become(job)
         run(job["argv"])
-    except Exception:
+    except SystemExit as error:
+        code = exit_code(error)
+    except BaseException as error:
         # As the interpreter would show it: without the frames of this file and of runpy.
-        kind, error, trace = sys.exc_info()
-        while trace.tb_next and trace.tb_frame.f_code.co_filename.endswith(
-            ("forkserver.py", "runpy.py", "<frozen runpy>")
-        ):
+        trace = error.__traceback__
+        while trace and trace.tb_next and trace.tb_frame.f_code.co_filename in OWN_FILES:
             trace = trace.tb_next
-        traceback.print_exception(kind, error, trace)
-        sys.exit(1)
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
+        code = 1
+    finish(code)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import yaml
 
 from local_sagemaker.protocol import invalid
 
+HERE = "{here}"
 DEFAULTS = Path(__file__).with_name("images.yaml")
 
 
@@ -77,8 +78,7 @@ def _image(path: Path, number: int, row: object) -> Image:
         python=python,
         warm=tuple(row.get("warm", [])),
         environment=tuple(
-            (key, str(value).replace("{here}", str(here)))
-            for key, value in row.get("environment", {}).items()
+            (key, str(value).replace(HERE, str(here))) for key, value in row.get("environment", {}).items()
         ),
         serve=tuple(row.get("serve", [])),
     )

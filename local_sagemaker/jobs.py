@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-import jmespath
+import jmespath  # type: ignore[import-untyped]
 
-from local_sagemaker.cloud import Closed, Cloud
+from local_sagemaker.cloud import ClosedError, Cloud
 from local_sagemaker.logs import Shipper
 from local_sagemaker.protocol import Document, invalid
 from local_sagemaker.resources import Resources
@@ -110,7 +110,7 @@ class Jobs(Resources, ABC):
         where = box(self.cloud, self.kind, name)
         try:
             changes = self.ended("Stopped", None) if stop.is_set() else self._carry_out(job, where, stop)
-        except Closed:
+        except ClosedError:
             return
         except TransferError as error:
             changes = self.ended("Failed", str(error))

@@ -13,6 +13,7 @@ import botocore.loaders
 from botocore.model import ListShape, MapShape, ServiceModel, Shape, StringShape, StructureShape
 
 Document = dict[str, Any]
+ACCOUNT = "000000000000"
 
 
 class ApiError(Exception):
@@ -52,7 +53,7 @@ class Protocol:
         """
         if not isinstance(body, dict):
             raise ApiError("SerializationException", "The request body is not a JSON object")
-        shape = self._model.operation_model(operation).input_shape
+        shape: Any = self._model.operation_model(operation).input_shape
         violations = list(_violations(shape, body, ""))
         if violations:
             plural = "s" if len(violations) > 1 else ""
@@ -69,15 +70,6 @@ class Protocol:
         result = _known_members(shape, answer)
         assert isinstance(result, dict)
         return result
-
-    def input_members(self, operation: str) -> list[str]:
-        """Names of the request's members, for copying a request into a document."""
-        return list(self._model.operation_model(operation).input_shape.members)
-
-    def list_output(self, operation: str) -> str:
-        """The member of a List operation's answer that holds the list."""
-        members = self._model.operation_model(operation).output_shape.members
-        return next(name for name, shape in members.items() if shape.type_name == "list")
 
 
 def _pruned(full: Document, operations: frozenset[str]) -> Document:
@@ -140,21 +132,22 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 def _violations(shape: Shape, value: Any, path: str) -> Iterator[str]:
     allowed = _TYPES[shape.type_name]
-    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+    if not isinstance(value, allowed) or (shape.type_name != "boolean" and isinstance(value, bool)):
         raise ApiError(
             "SerializationException", f"{value!r} at '{path}' cannot be converted to {shape.type_name}"
         )
+    content: Any = value
     if isinstance(shape, StructureShape):
-        yield from _structure_violations(shape, value, path)
+        yield from _structure_violations(shape, content, path)
         return
-    failed = f"Value '{_shown(value)}' at '{path}' failed to satisfy constraint: Member must "
-    for requirement in _requirements(shape, value):
+    failed = f"Value '{_shown(content)}' at '{path}' failed to satisfy constraint: Member must "
+    for requirement in _requirements(shape, content):
         yield failed + requirement
     if isinstance(shape, ListShape):
-        for number, item in enumerate(value, 1):
+        for number, item in enumerate(content, 1):
             yield from _violations(shape.member, item, f"{path}.{number}.member")
     elif isinstance(shape, MapShape):
-        for key, item in value.items():
+        for key, item in content.items():
             yield from _violations(shape.key, key, f"{path}.{key}.key")
             yield from _violations(shape.value, item, f"{path}.{key}.member")
 

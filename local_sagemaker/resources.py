@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from local_sagemaker import ACCOUNT
-from local_sagemaker.protocol import ApiError, Document, invalid
-from local_sagemaker.store import Exists, Store
+from local_sagemaker.protocol import ACCOUNT, ApiError, Document, invalid
+from local_sagemaker.store import ExistsError, Store
 
 # The sentence for a name that is not there; the Airflow provider needs ValidationException.
 MISSING = {
@@ -28,7 +27,10 @@ MISSING = {
     "ModelPackageGroup": "ModelPackageGroup {arn} does not exist.",
     "ModelPackage": "ModelPackage {arn} does not exist.",
 }
-_JOB = "{label} job names must be unique within an AWS account and region, and a {label} job with this name already exists ({arn})"
+_JOB = (
+    "{label} job names must be unique within an AWS account and region, and a {label} job with this name already "
+    "exists ({arn})"
+)
 TAKEN = {
     "TrainingJob": ("ResourceInUse", _JOB.replace("{label}", "Training", 1).replace("{label}", "training")),
     "ProcessingJob": (
@@ -58,11 +60,11 @@ NEWEST_FIRST = {"TransformJob", "Model", "EndpointConfig", "Endpoint"}
 
 def arn(kind: str, name: str, region: str) -> str:
     """The resource's ARN; SageMaker writes names in lower case there."""
-    words = "-".join(re.findall("[A-Z][a-z]+", kind)).lower().replace("hyper-parameter", "hyper-parameter")
+    words = "-".join(re.findall(r"[A-Z][a-z]+", kind)).lower()
     return f"arn:aws:sagemaker:{region}:{ACCOUNT}:{words}/{name.lower()}"
 
 
-def plain_name(kind: str, name_or_arn: str) -> str:
+def plain_name(name_or_arn: str) -> str:
     """The name out of an ARN, where the API takes either."""
     return name_or_arn.rpartition("/")[2] if name_or_arn.startswith("arn:") else name_or_arn
 
@@ -84,7 +86,7 @@ class Resources:
         document = {**document, self.arn_key: identifier, "CreationTime": now, "LastModifiedTime": now}
         try:
             self.store.create(self.kind, name, identifier, document)
-        except Exists as error:
+        except ExistsError as error:
             code, message = TAKEN[self.kind]
             raise ApiError(code, message.format(arn=identifier)) from error
         return identifier

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local_sagemaker.cloud import Closed, Cloud
+from local_sagemaker.cloud import ClosedError, Cloud
 from local_sagemaker.images import Image
 from local_sagemaker.logs import Shipper
 from local_sagemaker.processes import STATE_MARK, signal_group
+from local_sagemaker.s3 import CREDENTIAL
 from local_sagemaker.toolkit import HOST
 from local_sagemaker.warm import Process
 
@@ -104,7 +105,7 @@ def environment(cloud: Cloud, image: Image, home: Path, region: str) -> dict[str
         "AWS_REGION": region,
         "AWS_DEFAULT_REGION": region,
         "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_SECRET_ACCESS_KEY": CREDENTIAL,
         "AWS_ENDPOINT_URL": settings.aws_url,
         "AWS_ENDPOINT_URL_SAGEMAKER": settings.sagemaker_url,
         "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": settings.sagemaker_url,
@@ -143,7 +144,7 @@ class Run:
     ) -> Outcome:
         """Start the command and wait for its end, whichever comes first: its own, Stop, or the time limit.
 
-        Raises OSError when the command cannot be started, Closed when the service ends.
+        Raises OSError when the command cannot be started, ClosedError when the service ends.
         """
         process = self.cloud.warm.start(image, argv, {**variables, **own}, folder, self.box.log, own=own)
         try:
@@ -161,7 +162,7 @@ class Run:
         while (code := process.wait(TICK_S)) is None:
             now = time.monotonic()
             if self.cloud.closing.is_set():
-                raise Closed
+                raise ClosedError
             if asked is None:
                 stopped, timed_out = self.stop.is_set(), now - started > self.limit_s
                 if stopped or timed_out:
@@ -173,17 +174,14 @@ class Run:
                 self.shipper.ship()
                 shipped = now
         if self.cloud.closing.is_set():
-            raise Closed
+            raise ClosedError
         return Outcome(code if code >= 0 else 128 - code, stopped, timed_out)
 
 
 def algorithm_error(run: Run, outcome: Outcome) -> str:
     """FailureReason for a command that failed: what it wrote to output/failure, or the end of its log."""
     failure = run.box.ml / "output/failure"
-    if failure.is_file():
-        text = failure.read_text(errors="replace")[:REASON_LIMIT]
-    else:
-        text = log_end(run.box.log)
+    text = failure.read_text(errors="replace")[:REASON_LIMIT] if failure.is_file() else log_end(run.box.log)
     return f"AlgorithmError: {text}, exit code: {outcome.exit_code}"
 
 

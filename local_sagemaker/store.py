@@ -7,7 +7,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,7 @@ create index documents_by_arn on documents (arn);
 """
 
 
-class Exists(Exception):
+class ExistsError(Exception):
     """A document of this kind and name is already there."""
 
 
@@ -51,7 +51,7 @@ class Store:
             self._db.close()
 
     def create(self, kind: str, name: str, arn: str, document: Document) -> None:
-        """Add a document. Raises Exists."""
+        """Add a document. Raises ExistsError."""
         with self._lock:
             try:
                 self._db.execute(
@@ -59,7 +59,7 @@ class Store:
                     (kind, name, arn, json.dumps(document)),
                 )
             except sqlite3.IntegrityError as error:
-                raise Exists(f"{kind} {name}") from error
+                raise ExistsError(f"{kind} {name}") from error
 
     def get(self, kind: str, name: str) -> Document | None:
         with self._lock:
@@ -91,7 +91,7 @@ class Store:
             )
 
     @contextmanager
-    def change(self, kind: str, name: str) -> Iterator[Document]:
+    def change(self, kind: str, name: str) -> Generator[Document, None, None]:
         """Read, change in place, write: `with store.change("Model", "m") as model: model["X"] = 1`.
 
         Nothing is written when the block raises. Raises KeyError when there is no such document.
@@ -100,7 +100,7 @@ class Store:
             document = self.get(kind, name)
             if document is None:
                 raise KeyError(f"{kind} {name}")
-            yield document
+            yield document  # ruff: ignore[fallible-context-manager] - an exception leaves all as it was
             if "LastModifiedTime" in document:
                 document["LastModifiedTime"] = time.time()
             self._db.execute(

@@ -5,7 +5,6 @@ Importing torch takes seconds of processor time; a fork takes milliseconds. `for
 
 import json
 import logging
-import os
 import re
 import socket
 import subprocess
@@ -84,16 +83,17 @@ class ForkServer:
     def __init__(self, image: Image, environment: Mapping[str, str], folder: Path, output: Path) -> None:
         """Returns when the modules are imported. Raises OSError when that fails, see the file `output`."""
         ours, theirs = socket.socketpair()
-        with output.open("ab") as file, theirs:
+        with output.open("ab") as file:
             self._process = subprocess.Popen(
-                [image.python, Path(__file__).with_name("forkserver.py"), json.dumps(image.warm)],
+                [str(image.python), str(Path(__file__).with_name("forkserver.py")), json.dumps(image.warm)],
                 env=dict(environment),
                 cwd=folder,
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
             )
+        theirs.close()
         self._socket = ours
         self._lock = threading.Lock()
         self._jobs: dict[int, WarmProcess] = {}
@@ -182,7 +182,7 @@ class WarmPool:
         A leading `python` means the image's interpreter.
         """
         arguments = list(argv)
-        is_python = PYTHON.fullmatch(os.path.basename(arguments[0])) or arguments[0] == str(image.python)
+        is_python = PYTHON.fullmatch(Path(arguments[0]).name) or arguments[0] == str(image.python)
         if is_python:
             arguments[0] = str(image.python)
         if is_python and image not in self._failed and forkable(image, arguments, own or {}, folder):

@@ -1,0 +1,80 @@
+"""Models and endpoint configurations: documents that endpoints and transform jobs carry out."""
+
+from local_sagemaker.cloud import Cloud
+from local_sagemaker.jobs import refuse
+from local_sagemaker.protocol import Document, invalid
+from local_sagemaker.registry import Registry
+from local_sagemaker.resources import Resources
+
+MODEL_UNSUPPORTED = {
+    "Containers[1]": "inference pipelines",
+    "InferenceExecutionConfig": "inference pipelines",
+    "EnableNetworkIsolation": "network isolation",
+    "Container.Mode=='MultiModel'": "multi-model containers",
+    "Container.MultiModelConfig": "multi-model containers",
+    "Container.AdditionalModelDataSources": "additional model data",
+    "Container.ModelDataSource.S3DataSource.CompressionType=='None'": "uncompressed model data",
+    "Container.InferenceSpecificationName": "additional inference specifications",
+}
+CONFIG_UNSUPPORTED = {
+    "AsyncInferenceConfig": "asynchronous inference",
+    "DataCaptureConfig.EnableCapture": "data capture",
+    "ShadowProductionVariants": "shadow variants",
+    "ExplainerConfig": "online explanations",
+    "EnableNetworkIsolation": "network isolation",
+    "MetricsConfig.EnableEnhancedMetrics": "enhanced metrics",
+    "MetricsConfig.EnableDetailedObservability": "detailed observability",
+    "ProductionVariants[].ServerlessConfig": "serverless inference",
+    "ProductionVariants[].InstancePools": "instance pools",
+    "ProductionVariants[].AcceleratorType": "accelerators",
+    "ProductionVariants[].CoreDumpConfig": "core dumps",
+    "ProductionVariants[?ManagedInstanceScaling.Status=='ENABLED']": "instance scaling",
+    "ProductionVariants[?!ModelName].VariantName": "inference components: a variant needs a ModelName",
+}
+
+
+class Models(Resources):
+    """CreateModel and its kin."""
+
+    def __init__(self, cloud: Cloud, registry: Registry) -> None:
+        super().__init__(cloud.store, "Model")
+        self._cloud = cloud
+        self._registry = registry
+
+    def create_model(self, request: Document, region: str) -> Document:
+        """CreateModel. Raises ApiError."""
+        container = request.get("PrimaryContainer") or next(iter(request.get("Containers", [])), None)
+        if not container:
+            raise invalid("PrimaryContainer is required")
+        if "ModelPackageName" in container:
+            package = self._registry.package(container["ModelPackageName"])
+            inner = package["InferenceSpecification"]["Containers"][0]
+            container = {**inner, **container, "Environment": inner.get("Environment", {})}
+        refuse({**request, "Container": container}, MODEL_UNSUPPORTED)
+        if "Image" not in container:
+            raise invalid("The container has no Image")
+        if not self._cloud.images.find(container["Image"]).serve:
+            raise invalid(f"The image {container['Image']} has no `serve` command in images.yaml")
+        document = {"EnableNetworkIsolation": False, **request, "Container": container}
+        return {"ModelArn": self.create(request["ModelName"], region, document)}
+
+
+class EndpointConfigs(Resources):
+    """CreateEndpointConfig and its kin."""
+
+    def __init__(self, cloud: Cloud, models: Models) -> None:
+        super().__init__(cloud.store, "EndpointConfig")
+        self._models = models
+
+    def create_config(self, request: Document, region: str) -> Document:
+        """CreateEndpointConfig. Raises ApiError."""
+        refuse(request, CONFIG_UNSUPPORTED)
+        names = [variant["VariantName"] for variant in request["ProductionVariants"]]
+        if len(set(names)) < len(names):
+            raise invalid("ProductionVariants has two variants of one name")
+        for variant in request["ProductionVariants"]:
+            self._models.get(variant["ModelName"], region)
+            if "InitialInstanceCount" not in variant:
+                raise invalid(f"The variant {variant['VariantName']} has no InitialInstanceCount")
+            variant.setdefault("InitialVariantWeight", 1.0)
+        return {"EndpointConfigArn": self.create(request["EndpointConfigName"], region, request)}

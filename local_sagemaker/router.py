@@ -1,0 +1,173 @@
+"""The runtime side: InvokeEndpoint, routed to the servers of the endpoint's fleet."""
+
+import logging
+import random
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+from starlette.requests import Request
+from starlette.responses import Response
+
+from local_sagemaker.protocol import ACCOUNT, ApiError
+from local_sagemaker.servers import ModelServer
+from local_sagemaker.wire import error_response, region_of
+
+log = logging.getLogger(__name__)
+
+BODY_LIMIT = 6 * 1024 * 1024
+TIMEOUT_S = 60.0
+PREFIX = "x-amzn-sagemaker-"
+PASSED_ON = ("content-type", "accept", f"{PREFIX}custom-attributes", f"{PREFIX}inference-id")
+REFUSED = (
+    "target-model",
+    "target-container-hostname",
+    "inference-component",
+    "enable-explanations",
+    "session-id",
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One production variant with its servers."""
+
+    name: str
+    weight: float
+    servers: tuple[ModelServer, ...]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What serves an endpoint at a time. An update makes a new one and switches."""
+
+    variants: tuple[Variant, ...]
+
+    def servers(self) -> list[ModelServer]:
+        return [server for variant in self.variants for server in variant.servers]
+
+    def choose(self, target: str | None) -> Variant:
+        """The target variant, or one by weight. Raises ApiError."""
+        if target is not None:
+            for variant in self.variants:
+                if variant.name == target:
+                    return variant
+            raise ApiError("ValidationError", f"Variant {target} is not a production variant of the endpoint")
+        weights = [variant.weight for variant in self.variants]
+        if not any(weights):
+            raise ApiError(
+                "ValidationError", "All production variants have weight 0; name one with TargetVariant"
+            )
+        return random.choices(self.variants, weights)[0]  # ruff: ignore[suspicious-non-cryptographic-random-usage]
+
+
+class Router:
+    """The table of fleets by endpoint name, and the proxy."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._fleets: dict[str, Fleet] = {}
+        # No kept connections: a server may close one just when a request goes out on it, and a new one to this
+        # machine takes 0.1 ms.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        self._client = httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits, trust_env=False)
+
+    def switch(self, endpoint: str, fleet: Fleet | None) -> Fleet | None:
+        """Send new requests to another fleet, None to none; the fleet until now, which may have requests in flight."""
+        with self._lock:
+            old = self._fleets.pop(endpoint, None)
+            if fleet:
+                self._fleets[endpoint] = fleet
+            return old
+
+    @contextmanager
+    def _server(
+        self, endpoint: str, target: str | None
+    ) -> Generator[tuple[Variant, ModelServer], None, None]:
+        """The least busy server of a variant, counted as busy in the same moment in which it is chosen."""
+        with self._lock:
+            fleet = self._fleets.get(endpoint)
+            if not fleet:
+                raise ApiError("ValidationError", f"Endpoint {endpoint} of account {ACCOUNT} not found.")
+            variant = fleet.choose(target)
+            ready = [server for server in variant.servers if server.ready.is_set()]
+            if not ready:
+                message = f"No server of variant {variant.name} is up; it is being started again"
+                raise ApiError("ServiceUnavailable", message, 503)
+            server = min(ready, key=lambda candidate: candidate.in_flight)
+            server.in_flight += 1
+        try:
+            yield variant, server
+        finally:
+            with self._lock:
+                server.in_flight -= 1
+
+    async def invoke(self, request: Request) -> Response:
+        """POST /endpoints/NAME/invocations, signed or not."""
+        endpoint = request.path_params["name"]
+        try:
+            for header in REFUSED:
+                if f"{PREFIX}{header}" in request.headers:
+                    raise ApiError(
+                        "ValidationError", f"local_sagemaker does not do the header {PREFIX}{header}"
+                    )
+            body = await _body(request)
+            target = request.headers.get(f"{PREFIX}target-variant")
+            while True:
+                with self._server(endpoint, target) as (variant, server):
+                    try:
+                        return await self._forward(request, body, endpoint, variant, server)
+                    except httpx.ConnectError:
+                        # It has died, which its supervisor sees within half a second; nothing was sent.
+                        server.ready.clear()
+        except ApiError as error:
+            return error_response(error)
+
+    async def _forward(
+        self, request: Request, body: bytes, endpoint: str, variant: Variant, server: ModelServer
+    ) -> Response:
+        headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+        try:
+            answer = await self._client.post(
+                f"http://127.0.0.1:{server.port}/invocations", content=body, headers=headers
+            )
+        except httpx.TimeoutException:
+            text = "Your invocation timed out while waiting for a response from container primary."
+            return _model_error(request, endpoint, server, 0, text)
+        except httpx.ConnectError:
+            raise
+        except httpx.TransportError as error:
+            return _model_error(request, endpoint, server, 503, f"{type(error).__name__}: {error}")
+        if answer.status_code >= 400:
+            return _model_error(request, endpoint, server, answer.status_code, answer.text)
+        kept = {"content-type": answer.headers.get("content-type", "application/octet-stream")}
+        if (name := f"{PREFIX}custom-attributes") in answer.headers:
+            kept[name] = answer.headers[name]
+        return Response(answer.content, 200, {**kept, "x-Amzn-Invoked-Production-Variant": variant.name})
+
+
+async def _body(request: Request) -> bytes:
+    """The body. Raises ApiError when it is over the limit, without reading the rest."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_LIMIT:
+            raise ApiError("ValidationError", f"The body is over the limit of {BODY_LIMIT} bytes", 413)
+    return bytes(body)
+
+
+def _model_error(request: Request, endpoint: str, server: ModelServer, status: int, text: str) -> Response:
+    kind = "client" if 400 <= status < 500 else "server"
+    group = f"/aws/sagemaker/Endpoints/{endpoint}"
+    message = (
+        f'Received {kind} error ({status}) from primary with message "{text[:1024]}". '
+        f"See log group {group} in account {ACCOUNT} for more information."
+    )
+    members = {
+        "OriginalStatusCode": status,
+        "OriginalMessage": text[:4096],
+        "LogStreamArn": f"arn:aws:logs:{region_of(request)}:{ACCOUNT}:log-group:{group}:log-stream:{server.log_stream}",
+    }
+    return error_response(ApiError("ModelError", message, 424), members)
