@@ -68,9 +68,7 @@ def decide(
         reasons = [check.detail for check in checks[:2]]
         warned = [check.name.removeprefix("rule ") for check in checks if check.status == "warned"]
         if warned:
-            reasons.append(
-                f"Look at {' and '.join(warned)}: their policy is warn, so they do not hold the model."
-            )
+            reasons.append(f"Look at {', '.join(warned)}: with policy warn a rule does not hold the model.")
     return {
         "decision": "hold" if failed else "promote",
         "reasons": reasons,

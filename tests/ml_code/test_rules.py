@@ -110,7 +110,10 @@ def run(
         net.eval()
         with torch.no_grad():
             recorded.evaluation.append(
-                [loss_function(net(held_out[part]), held_out_y[part]).item() for part in (slice(384), slice(384, 512))]
+                [
+                    loss_function(net(held_out[part]), held_out_y[part]).item()
+                    for part in (slice(384), slice(384, 512))
+                ]
             )
     hook.close()
     return recorded
@@ -190,18 +193,22 @@ def test_poor_initialization_ignores_frozen_layers(tmp_path: Path) -> None:
 
     recorded = run(tmp_path / "out", epochs=12, lr=0.0001, prepare=blow_up_and_freeze)
     verdict = recorded.verdict("PoorWeightInitialization")
-    assert verdict.threshold != 10.0
+    assert verdict.threshold in {0.001, 5.0}
     assert "fewer than two trainable layers" in verdict.detail
 
 
-def test_poor_initialization_looks_at_gradients_and_loss_when_activations_are_missing(constant: Recorded) -> None:
+def test_poor_initialization_looks_at_gradients_and_loss_when_activations_are_missing(
+    constant: Recorded,
+) -> None:
     spreads = [
         np.subtract(*np.percentile(gradient, [95, 5]))
         for steps in constant.gradients.values()
         for gradient in steps[:10]
     ]
     verdict = constant.verdict(
-        "PoorWeightInitialization", activation_inputs_regex=".*nothing", distribution_range=str(2 * min(spreads))
+        "PoorWeightInitialization",
+        activation_inputs_regex=".*nothing",
+        distribution_range=str(2 * min(spreads)),
     )
     assert verdict.status == "IssuesFound"
     assert verdict.value == pytest.approx(min(spreads), rel=1e-4)
@@ -280,10 +287,17 @@ def test_overtraining_waits_for_new_optima(overfitted: Recorded) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "missing"),
-    [("VanishingGradient", "`gradients` collection"), ("PoorWeightInitialization", "`relu_input` collection")],
+    [
+        ("VanishingGradient", "`gradients` collection"),
+        ("PoorWeightInitialization", "`relu_input` collection"),
+    ],
 )
 def test_missing_tensors_name_the_collection(overfitted: Recorded, rule: str, missing: str) -> None:
-    verdict = overfitted.verdict(rule, steps="3") if rule == "PoorWeightInitialization" else overfitted.verdict(rule)
+    verdict = (
+        overfitted.verdict(rule, steps="3")
+        if rule == "PoorWeightInitialization"
+        else overfitted.verdict(rule)
+    )
     assert verdict.status == "NotEvaluated"
     assert missing in verdict.detail
 
@@ -312,7 +326,10 @@ def test_a_crash_becomes_the_verdict(tmp_path: Path) -> None:
 
 def test_passes_are_found_by_the_training_between_them() -> None:
     points = [Point(0, 3, 1.0), Point(1, 4, 3.0), Point(2, 8, 5.0)]
-    assert [(one.step, one.train_steps, one.value) for one in evaluation_passes(points)] == [(1, 3, 2.0), (2, 6, 5.0)]
+    assert [(one.step, one.train_steps, one.value) for one in evaluation_passes(points)] == [
+        (1, 3, 2.0),
+        (2, 6, 5.0),
+    ]
 
 
 def test_the_command_line_prints_json(healthy: Recorded) -> None:

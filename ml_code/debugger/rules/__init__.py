@@ -6,6 +6,8 @@ Parameters and their defaults are those of AWS's built-in rules; values arrive a
 SageMaker's `RuleParameters`. A rule says NoIssuesFound, IssuesFound or NotEvaluated with the reason.
 """
 
+# Before anything imports smdebug, which every module of this package may.
+from debugger import compat as compat
 from debugger.rules.evaluator import RULES, evaluate
 from debugger.rules.verdict import Verdict
 

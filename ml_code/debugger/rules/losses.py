@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from debugger.rules.tensors import EvaluationPass, Mode, Point, SavedTensors, evaluation_passes
 from debugger.rules.verdict import Finding, NotEvaluatedError
 

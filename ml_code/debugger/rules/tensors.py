@@ -8,10 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from debugger import compat as compat  # must run before smdebug is imported
-from debugger.rules.verdict import NotEvaluatedError
 from smdebug import modes
 from smdebug.trials import create_trial
+
+from debugger.rules.verdict import NotEvaluatedError
 
 Mode = Literal["TRAIN", "EVAL", "GLOBAL"]
 Array = npt.NDArray[np.floating[Any]]

@@ -1,0 +1,441 @@
+"""assess.py from archives to report, with a small network trained here on scikit-learn's digits."""
+
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from assess import assess, read_context
+from data.images import ImageDataset, list_images, read_batches
+from data.preprocessing import Preprocessing
+from jsonschema import Draft202012Validator
+from model import architectures
+from model.artifact import load_model, save_model
+from model.network import assemble
+from PIL import Image
+from sklearn import metrics as sk
+from sklearn.datasets import load_digits
+from smdebug import SaveConfig, SaveConfigMode, modes
+from smdebug.pytorch import Hook
+from torch import nn
+
+SIZE, EPOCHS = 32, 6
+SECTIONS = ["gate", "run", "data", "tuning", "training", "rules", "system", "quality", "model"]
+RULES = ["VanishingGradient", "PoorWeightInitialization", "LossNotDecreasing", "Overfit", "Overtraining"]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train/ with 30 and test/ with 8 images of each digit."""
+    root = tmp_path_factory.mktemp("digits")
+    pixels, labels = load_digits(return_X_y=True)
+    for label in range(10):
+        for number, index in enumerate(np.flatnonzero(labels == label)[:38]):
+            file = root / ("train" if number < 30 else "test") / str(label) / f"{number:02d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            grey = (pixels[index].reshape(8, 8) * (255 / 16)).astype("uint8")
+            Image.fromarray(grey).resize((SIZE, SIZE)).save(file)
+    return root
+
+
+def make_job(folder: Path, digits: Path, epochs: int) -> Path:
+    """What a training job leaves: folder/model/model.tar.gz and folder/output/output.tar.gz."""
+    torch.manual_seed(0)
+    preprocessing = Preprocessing(SIZE, SIZE)
+    network = assemble(architectures.build("resnet18"), "resnet18", "fc", 10)
+    listing = list_images(digits / "train")
+    (batch,) = read_batches(ImageDataset(digits / "train", listing, preprocessing), 1000)
+    with torch.no_grad():
+        features = network.trunk(preprocessing.normalize(batch.crops))
+    output = folder / "unpacked-output"
+    history = train(network.tail, features, batch.labels, output / "debug-output", epochs)
+    (output / "history.json").write_text(json.dumps({"epochs": history, "hook_errors": []}))
+    (output / "steps.json").write_text(json.dumps({"data": 0.2, "forward": 0.5, "backward": 0.3}))
+    system = output / "profiler-output" / "system" / "incremental" / "2026112109"
+    system.mkdir(parents=True)
+    (system / "1790000000.algo-1.json").write_text("".join(system_lines()) + '{"Type": "cp')
+    manifest = {
+        "version": "test",
+        "arch": "resnet18",
+        "tail": "fc",
+        "classes": list(listing.classes),
+        "preprocessing": preprocessing.to_dict(),
+    }
+    save_model(folder / "unpacked-model", network, manifest)
+    for kind in ("model", "output"):
+        (folder / kind).mkdir()
+        with tarfile.open(folder / kind / f"{kind}.tar.gz", "w:gz", compresslevel=1) as tar:
+            tar.add(folder / f"unpacked-{kind}", ".")
+    return folder
+
+
+def train(tail: nn.Module, features: torch.Tensor, labels: torch.Tensor, out: Path, epochs: int) -> list[Any]:
+    every_step = SaveConfig({mode: SaveConfigMode(save_interval=1) for mode in (modes.TRAIN, modes.EVAL)})
+    hook = Hook(out_dir=str(out), include_collections=["gradients", "losses"], save_config=every_step)
+    loss_function = nn.CrossEntropyLoss()
+    hook.register_module(tail)
+    hook.register_loss(loss_function)
+    tail.get_submodule("standardize").fit(features)  # type: ignore[operator]
+    optimizer = torch.optim.AdamW(tail.parameters(), lr=0.01)
+    history = []
+    for epoch in range(1, epochs + 1):
+        hook.set_mode(modes.TRAIN)
+        for part in torch.randperm(len(labels)).split(100):
+            optimizer.zero_grad()
+            loss_function(tail(features[part]), labels[part]).backward()
+            optimizer.step()
+        hook.set_mode(modes.EVAL)
+        with torch.no_grad():
+            logits = tail(features)
+            loss = loss_function(logits, labels).item()
+        accuracy = float((logits.argmax(1) == labels).float().mean())
+        measured = {
+            f"{split}_{name}": x
+            for split in ("train", "validation")
+            for name, x in (("loss", loss), ("accuracy", accuracy))
+        }
+        history.append({"epoch": epoch, **measured, "seconds": 0.1})
+    hook.close()
+    return history
+
+
+def system_lines() -> list[str]:
+    line = {"Type": "cpu", "Dimension": "CPUUtilization", "NodeId": "algo-1"}
+    return [
+        json.dumps({**line, "Name": f"cpu{core}", "Value": 10.0 * core + i, "Timestamp": 1.79e9 + i / 2})
+        + "\n"
+        for i in range(21)
+        for core in range(2)
+    ]
+
+
+def context(**changes: Any) -> dict[str, Any]:
+    job = {"name": "tune-001", "status": "Completed", "objective": 0.2, "seconds": 3}
+    document = {
+        "run": {
+            "dag_id": "retrain",
+            "run_id": "manual__1",
+            "pipeline": "<b>digits</b>",
+            "started_at": "2026-11-21T09:00:00+00:00",
+            "report_uri": "s3://bucket/reports/1/",
+            "endpoint": "evergreen-digits",
+        },
+        "dataset": {
+            "version": "abc",
+            "source": "digits",
+            "uri": "s3://b/d",
+            "splits": {"test": {"0": 8, "1": 8}},
+        },
+        "features": None,
+        "tuning": {
+            "name": "tune",
+            "strategy": "Bayesian",
+            "objective": {"MetricName": "validation_loss", "Type": "Minimize"},
+            "best": "tune-001",
+            "jobs": [
+                {**job, "hyperparameters": {"lr": "0.01", "batch-size": 32}},
+                {
+                    **job,
+                    "name": "tune-002",
+                    "objective": None,
+                    "hyperparameters": {"lr": "0.1", "batch-size": 64},
+                },
+            ],
+        },
+        "training": {
+            "name": "train-1",
+            "hyperparameters": {"lr": "0.01"},
+            "seconds": 9,
+            "billable_seconds": 9,
+            "instance_type": "ml.m5.xlarge",
+        },
+        "champion": None,
+        "code": {"hash": "123", "git_revision": None},
+        "rules": {name: {"policy": "warn", "parameters": {}} for name in RULES},
+        "gate": {"minimum_accuracy": 0.5, "champion_margin": 0.1, "confidence": 0.95},
+    }
+    return {**document, **changes}
+
+
+SERVING = {
+    "endpoint": "evergreen-digits",
+    "endpoint_config": "config-7",
+    "model": "model-7",
+    "model_data": "s3://b/m",
+}
+
+
+@pytest.fixture(scope="module")
+def job(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_job(tmp_path_factory.mktemp("job"), digits, EPOCHS)
+
+
+@pytest.fixture(scope="module")
+def weaker(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_job(tmp_path_factory.mktemp("weaker"), digits, 1)
+
+
+@pytest.fixture(scope="module")
+def test_split(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test split with one broken file."""
+    folder = tmp_path_factory.mktemp("test") / "test"
+    shutil.copytree(digits / "test", folder)
+    (folder / "3" / "broken.jpg").write_bytes(b"\xff\xd8\xff half a picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(job: Path, weaker: Path, test_split: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run through the command line, with a champion."""
+    folder = tmp_path_factory.mktemp("out")
+    (folder / "context.json").write_text(json.dumps(context(champion=SERVING)))
+    command = [sys.executable, "assess.py", "--model", job / "model", "--training-output", job / "output"]
+    command += ["--test", test_split, "--context", folder / "context.json", "--champion", weaker / "model"]
+    code = Path(__file__).parents[2] / "ml_code"
+    done = subprocess.run(
+        [*map(str, command), "--output", str(folder)], cwd=code, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "decision=" in done.stdout
+    assert "stage=champion" in done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(out: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((out / "report.json").read_text(), parse_constant=pytest.fail)
+    return document
+
+
+def test_report_fits_its_schema(out: Path, report: dict[str, Any]) -> None:
+    schema = json.loads((out / "report.schema.json").read_text())
+    Draft202012Validator.check_schema(schema)
+    Draft202012Validator(schema).validate(report)
+    assert json.loads((out / "rules.json").read_text()) == report["rules"]
+    assert [rule["name"] for rule in report["rules"]] == RULES
+    assert report["verdict"]["decision"] == "promote"
+
+
+def test_metrics_follow_from_the_predictions(out: Path, report: dict[str, Any]) -> None:
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    labels, predictions = [row["label"] for row in rows], [row["prediction"] for row in rows]
+    classes = [row["class"] for row in report["metrics"]["per_class"]]
+    assert len(rows) == report["metrics"]["count"] == 80
+    assert report["metrics"]["accuracy"] == pytest.approx(sk.accuracy_score(labels, predictions))
+    assert report["metrics"]["macro_f1"] == pytest.approx(sk.f1_score(labels, predictions, average="macro"))
+    probabilities = [[row["probabilities"][name] for name in classes] for row in rows]
+    assert report["metrics"]["log_loss"] == pytest.approx(sk.log_loss(labels, probabilities, labels=classes))
+    assert all(max(row["probabilities"], key=row["probabilities"].get) == row["prediction"] for row in rows)
+
+
+def test_predictions_are_those_of_the_serving_path(out: Path, job: Path, test_split: Path) -> None:
+    model = load_model(job / "unpacked-model")
+    for line in (out / "predictions.jsonl").read_text().splitlines()[::9]:
+        row = json.loads(line)
+        content = (test_split / row["file"]).read_bytes()
+        served = model.predict_proba(model.preprocessing(content)[None])[0].tolist()
+        assert list(row["probabilities"].values()) == pytest.approx(served, abs=1e-5)
+
+
+def test_unreadable_images_are_listed_and_counted_nowhere(report: dict[str, Any]) -> None:
+    (unreadable,) = report["unreadable"]
+    assert unreadable["file"] == "3/broken.jpg"
+    assert unreadable["reason"]
+    assert report["metrics"]["per_class"][3]["count"] == 8
+
+
+def test_the_champion_is_compared_on_the_same_images(
+    report: dict[str, Any], weaker: Path, test_split: Path
+) -> None:
+    champion = report["champion"]
+    assert champion["comparable"]
+    assert champion["difference"] == pytest.approx(report["metrics"]["accuracy"] - champion["accuracy"])
+    low, high = champion["difference_interval"]
+    assert low <= champion["difference"] <= high
+    difference = champion["only_challenger_right"] - champion["only_champion_right"]
+    assert difference / 80 == pytest.approx(champion["difference"])
+
+
+def test_system_metrics_are_summarised(out: Path, report: dict[str, Any]) -> None:
+    (cpu,) = report["profiler"]["system"]
+    values = 5.0 + np.arange(21)
+    assert (cpu["max"], cpu["p50"], cpu["min"], cpu["samples"]) == (25.0, np.percentile(values, 50), 5.0, 21)
+    assert report["profiler"]["unreadable_lines"] == 1
+    assert list((out / "profiler-output").rglob("*.algo-1.json"))
+
+
+def test_smoke_images_cover_classes_and_agree_with_the_predictions(out: Path) -> None:
+    rows = json.loads((out / "smoke" / "smoke.json").read_text())
+    assert 4 <= len(rows) <= 5
+    assert len({row["label"] for row in rows[:3]}) == 3
+    assert all(row["label"] == row["prediction"] for row in rows[:3])
+    assert all((out / "smoke" / row["file"]).is_file() and "/" not in row["file"] for row in rows)
+    assert min(row["probability"] for row in rows) < max(row["probability"] for row in rows)
+
+
+class Page(HTMLParser):
+    VOID = {"meta", "link", "img", "br", "path", "use", "rect"}
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.headings: list[int] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append((tag, given))
+        self.ids += [value for key, value in attrs if key == "id" and value]
+        self.links += [value or "" for key, value in attrs if key in {"href", "src", "xlink:href", "action"}]
+        if re.fullmatch(r"h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def check_page(text: str) -> Page:
+    page = Page(text)
+    assert page.open == []
+    assert set(SECTIONS) <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert all(link[1:] in page.ids for link in page.links if link.startswith("#"))
+    assert not re.search(r"url\((?!#)|@import|<script|https?://", text)
+    assert page.headings[0] == 1
+    assert all(after - before <= 1 for before, after in zip(page.headings, page.headings[1:], strict=False))
+    assert all(given.get("alt") for tag, given in page.tags if tag == "img")
+    assert all(given.get("aria-label") for _, given in page.tags if given.get("role") in {"img", "region"})
+    assert not re.search(r">\s*(nan|None|Undefined|inf)\s*<", text)
+    assert len(text) < 5_000_000
+    return page
+
+
+def test_page_is_self_contained_and_complete(out: Path) -> None:
+    text = (out / "report.html").read_text()
+    page = check_page(text)
+    assert sum(tag == "svg" for tag, _ in page.tags) >= 7
+    assert "Promote: ship this model" in text
+    assert "update-endpoint --endpoint-name evergreen-digits --endpoint-config-name config-7" in text
+    assert "&lt;b&gt;digits&lt;/b&gt;" in text
+    assert "<b>" not in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def archive(folder: Path, name: str, members: dict[str, bytes]) -> Path:
+    folder.mkdir()
+    with tarfile.open(folder / name, "w:gz") as tar:
+        for path, content in members.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def test_a_bare_training_job_gets_a_report_that_says_what_is_missing(
+    job: Path, test_split: Path, tmp_path: Path
+) -> None:
+    bare = archive(
+        tmp_path / "bare", "output.tar.gz", {"history.json": b'{"epochs": [{"epoch": 1, "train_loss": NaN}]}'}
+    )
+    least = context(dataset=None, tuning=None, training=None, code=None)
+    report = assess(job / "model", bare, test_split, least, None, tmp_path / "out")
+    assert {rule["status"] for rule in report["rules"]} == {"NotEvaluated"}
+    assert report["training"]["history"][0]["train_loss"] is None
+    assert report["not_finite"] == ["training.history[0].train_loss"]
+    assert report["champion"] is None
+    text = (tmp_path / "out" / "report.html").read_text()
+    check_page(text)
+    for reason in (
+        "saved no tensors",
+        "No tuning job was given",
+        "wrote no system metrics",
+        "wrote no step clock",
+    ):
+        assert reason in text
+    assert "delete-endpoint --endpoint-name evergreen-digits" in text
+
+
+def test_a_rule_with_policy_fail_that_cannot_be_evaluated_holds(
+    job: Path, test_split: Path, tmp_path: Path
+) -> None:
+    bare = archive(tmp_path / "bare", "output.tar.gz", {"history.json": b'{"epochs": []}'})
+    strict = context(rules={"VanishingGradient": {"policy": "fail", "parameters": {}}}, champion=SERVING)
+    report = assess(job / "model", bare, test_split, strict, None, tmp_path / "out")
+    assert report["verdict"]["decision"] == "hold"
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "Hold: do not ship this model" in text
+    assert "the endpoint keeps its model" in text
+
+
+def test_a_champion_that_cannot_answer_is_a_reason_and_no_obstacle(
+    job: Path, test_split: Path, tmp_path: Path
+) -> None:
+    broken = archive(tmp_path / "champion", "model.tar.gz", {"model.json": b"{}"})
+    report = assess(
+        job / "model", job / "output", test_split, context(champion=SERVING), broken, tmp_path / "out"
+    )
+    assert report["champion"]["comparable"] is False
+    assert report["verdict"]["decision"] == "promote"
+    assert any("No comparison with the champion" in reason for reason in report["verdict"]["reasons"])
+    check_page((tmp_path / "out" / "report.html").read_text())
+
+
+def test_a_champion_with_other_classes_is_not_comparable(job: Path, test_split: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(job / "unpacked-model", other / "unpacked")
+    network = assemble(architectures.build("resnet18"), "resnet18", "fc", 11)
+    manifest = json.loads((other / "unpacked" / "model.json").read_text())
+    save_model(other / "unpacked", network, {**manifest, "classes": [*manifest["classes"], "x"]})
+    with tarfile.open(other / "model.tar.gz", "w:gz", compresslevel=1) as tar:
+        tar.add(other / "unpacked", ".")
+    report = assess(
+        job / "model", job / "output", test_split, context(champion=SERVING), other, tmp_path / "out"
+    )
+    assert report["champion"]["comparable"] is False
+    assert "1 are gone" in report["champion"]["reason"]
+
+
+def test_an_archive_cannot_write_outside_its_folder(job: Path, test_split: Path, tmp_path: Path) -> None:
+    hostile = archive(tmp_path / "hostile", "output.tar.gz", {"../../escaped.txt": b"x"})
+    with pytest.raises(tarfile.OutsideDestinationError):
+        assess(job / "model", hostile, test_split, context(), None, tmp_path / "out")
+
+
+def test_missing_archives_and_wrong_contexts_say_what_is_wrong(
+    job: Path, test_split: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no output.tar.gz"):
+        assess(job / "model", job / "model", test_split, context(), None, tmp_path / "out")
+    wrong = tmp_path / "context.json"
+    wrong.write_text(json.dumps(context(rules={"Overfit": {"policy": "maybe"}})))
+    with pytest.raises(ValueError, match="policy of Overfit"):
+        read_context(wrong)
+    wrong.write_text(json.dumps(context(gate=None)))
+    with pytest.raises(ValueError, match="no gate"):
+        read_context(wrong)
+
+
+def test_log_loss_of_the_report_is_finite(report: dict[str, Any]) -> None:
+    assert math.isfinite(report["metrics"]["log_loss"])
