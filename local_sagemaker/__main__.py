@@ -27,7 +27,7 @@ import uvicorn
 from local_sagemaker.app import Service, application
 from local_sagemaker.cloud import Cloud, Settings
 from local_sagemaker.ministack import MiniStack
-from local_sagemaker.processes import start_keeper, sweep
+from local_sagemaker.processes import new_mark, start_keeper, sweep
 
 log = logging.getLogger("local_sagemaker")
 
@@ -43,14 +43,16 @@ def main() -> None:
     if arguments.aws_port:
         _listen(arguments.aws_port, "--aws-port").close()
     _log_to(state / "log" / "service.log")
-    if count := sweep(state):
+    if count := sweep(f"{state}#"):
         log.warning("ended %d processes that a previous run left behind", count)
-    keeper = start_keeper(state)
-    ministack = MiniStack(state, aws_port)
+    mark = new_mark(state)
+    keeper = start_keeper(mark)
+    ministack = MiniStack(state, aws_port, mark)
     settings = Settings(
         state=state,
         sagemaker_url=f"http://127.0.0.1:{listener.getsockname()[1]}",
         aws_url=ministack.url,
+        mark=mark,
         images=arguments.images,
         slots=arguments.slots,
         stop_grace_s=arguments.stop_grace,
@@ -66,7 +68,7 @@ def main() -> None:
         _fail(str(error))
     finally:
         ministack.close()
-        sweep(state)
+        sweep(mark)
         assert keeper.stdin
         keeper.stdin.close()
         keeper.wait()

@@ -19,6 +19,8 @@ class Settings:
     state: Path
     sagemaker_url: str
     aws_url: str
+    mark: str
+    """What the environment of every process started here carries, see processes.py."""
     images: Path | None = None
     slots: int = field(default_factory=lambda: max(2, os.cpu_count() or 1))
     """Jobs that run at once."""

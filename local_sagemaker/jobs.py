@@ -29,8 +29,7 @@ def refuse(request: Document, unsupported: Mapping[str, str]) -> None:
     `unsupported` maps JMESPath expressions, true when such a member is given, to what it asks for.
     """
     for expression, meaning in unsupported.items():
-        found = jmespath.search(expression, request)
-        if found or (found == 0 and found is not False and not isinstance(found, (list, dict, str))):
+        if jmespath.search(expression, request):
             raise invalid(f"local_sagemaker does not do {meaning} ({expression}); take it out of the request")
 
 

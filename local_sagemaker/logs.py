@@ -34,6 +34,8 @@ class Shipper:
             while self._ship_once(final):
                 pass
         except (BotoCoreError, ClientError) as error:
+            # After a restart of the log service the stream is gone, as are its lines: they are in the file.
+            self._created = False
             log.warning("%s was not shipped to CloudWatch Logs: %s", self._file, error)
 
     def _ship_once(self, final: bool) -> bool:

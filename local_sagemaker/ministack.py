@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from local_sagemaker.processes import STATE_MARK
+from local_sagemaker.processes import MARK
 
 START_LIMIT_S = 30.0
 
@@ -16,11 +16,12 @@ START_LIMIT_S = 30.0
 class MiniStack:
     """The child, started anew on the same port should it end on its own. Buckets and objects are files."""
 
-    def __init__(self, state: Path, port: int) -> None:
+    def __init__(self, state: Path, port: int, mark: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.log = state / "log" / "ministack.log"
         self._port = port
         self._state = state
+        self._mark = mark
         self._closing = threading.Event()
         self._process = self._start()
         self._watcher = threading.Thread(target=self._watch, name="ministack", daemon=True)
@@ -69,7 +70,7 @@ class MiniStack:
             "SFTP_ENABLED": "0",
             "IOT_MTLS_ENABLED": "0",
             "LOG_LEVEL": "WARNING",
-            STATE_MARK: str(self._state),
+            MARK: self._mark,
         }
         with self.log.open("ab") as log:
             return subprocess.Popen(

@@ -12,7 +12,6 @@ UNSUPPORTED = {
     "ProcessingInputs[].DatasetDefinition": "Athena and Redshift inputs",
     "ProcessingInputs[?AppManaged]": "inputs that the application manages",
     "ProcessingInputs[?S3Input.S3InputMode=='Pipe']": "Pipe mode",
-    "ProcessingInputs[?S3Input.S3DataType!='S3Prefix'].S3Input.S3DataType": "manifests",
     "ProcessingInputs[?S3Input.S3CompressionType=='Gzip']": "compressed inputs",
     "ProcessingOutputConfig.Outputs[].FeatureStoreOutput": "feature store outputs",
     "ProcessingOutputConfig.Outputs[?AppManaged]": "outputs that the application manages",
@@ -47,7 +46,7 @@ class ProcessingJobs(Jobs):
     def execute(self, job: Document, run: Run) -> Document:
         self.set(job["ProcessingJobName"], ProcessingStartTime=time.time())
         for item in _inputs(job):
-            self.cloud.s3.download_prefix(item["S3Uri"], _local(run.box, item))
+            self.cloud.s3.download(item["S3Uri"], _local(run.box, item), item["S3DataType"])
         for item in _outputs(job):
             _local(run.box, item).mkdir(parents=True, exist_ok=True)
         resources = resource_config(job["ProcessingResources"]["ClusterConfig"].get("InstanceType", "local"))

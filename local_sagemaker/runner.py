@@ -15,7 +15,7 @@ from typing import Any
 from local_sagemaker.cloud import ClosedError, Cloud
 from local_sagemaker.images import Image
 from local_sagemaker.logs import Shipper
-from local_sagemaker.processes import STATE_MARK, signal_group
+from local_sagemaker.processes import MARK, signal_group
 from local_sagemaker.s3 import CREDENTIAL
 from local_sagemaker.toolkit import HOST
 from local_sagemaker.warm import Process
@@ -109,7 +109,7 @@ def environment(cloud: Cloud, image: Image, home: Path, region: str) -> dict[str
         "AWS_ENDPOINT_URL": settings.aws_url,
         "AWS_ENDPOINT_URL_SAGEMAKER": settings.sagemaker_url,
         "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": settings.sagemaker_url,
-        STATE_MARK: str(cloud.state),
+        MARK: settings.mark,
     }
     variables |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return variables | dict(image.environment)

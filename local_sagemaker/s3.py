@@ -1,13 +1,14 @@
 """Moving files between S3 and job directories."""
 
 import http.client
+import json
 import shutil
 import tarfile
 import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import boto3
 from botocore.config import Config
@@ -43,6 +44,17 @@ def split(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
+class Found(NamedTuple):
+    """An object, and where it lies below the local folder."""
+
+    bucket: str
+    key: str
+    relative: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+
 class S3:
     """The transfers that jobs need."""
 
@@ -50,63 +62,80 @@ class S3:
         self._client = client("s3", endpoint)
         self._host = urllib.parse.urlsplit(endpoint).netloc
 
-    def keys(self, uri: str) -> list[str]:
-        """Keys below a prefix, sorted, folder markers left out. A missing bucket has none."""
-        bucket, prefix = split(uri)
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        try:
-            return [
-                item["Key"] for page in pages for item in page.get("Contents", []) if item["Key"][-1] != "/"
-            ]
-        except ClientError as error:
-            if error.response["Error"]["Code"] == "NoSuchBucket":
-                return []
-            raise
-
-    def download_prefix(self, uri: str, target: Path) -> int:
-        """Fetch everything below a prefix, as SageMaker's File mode does; how many objects there were.
+    def find(self, uri: str, data_type: str = "S3Prefix") -> list[Found]:
+        """The objects of an S3 data source: below a prefix, or those that a manifest names.
 
         Raises TransferError, worded as AWS's FailureReason, when there are none.
         """
-        bucket, prefix = split(uri)
-        keys = self.keys(uri)
-        if not keys:
+        found = self._in_manifest(uri) if data_type == "ManifestFile" else self._below(uri)
+        if not found:
             raise TransferError(
                 f'ClientError: Data download failed: No S3 objects found under S3 URL "{uri}" given in input data '
                 "source. Please ensure that the bucket exists in the selected region, that objects exist under "
                 "that S3 prefix, and that the role may list the bucket."
             )
+        return found
+
+    def exists(self, uri: str) -> bool:
+        """Whether there is anything below a prefix."""
+        return bool(self._below(uri))
+
+    def _below(self, uri: str) -> list[Found]:
+        """Objects below a prefix by key, folder markers left out. A missing bucket has none."""
+        bucket, prefix = split(uri)
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        try:
+            keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "NoSuchBucket":
+                return []
+            raise
+        return [Found(bucket, key, relative_key(prefix, key)) for key in keys if key[-1] != "/"]
+
+    def _in_manifest(self, uri: str) -> list[Found]:
+        """A manifest is [{"prefix": "s3://BUCKET/PREFIX"}, "KEY", "KEY", …]."""
+        try:
+            head, *names = json.loads(self.read(uri))
+            bucket, prefix = split(head["prefix"])
+            return [Found(bucket, prefix + name, name.lstrip("/")) for name in names]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise TransferError(
+                f"ClientError: Data download failed: {uri} is not a manifest: {error!r}"
+            ) from error
+
+    def download(self, uri: str, target: Path, data_type: str = "S3Prefix") -> None:
+        """Fetch a data source into a folder, as SageMaker's File mode does. Raises TransferError."""
+        found = self.find(uri, data_type)
         target.mkdir(parents=True, exist_ok=True)
-        files = [(key, _inside(target, relative_key(prefix, key))) for key in keys]
+        files = [(item, _inside(target, item.relative)) for item in found]
         for folder in {file.parent for _, file in files}:
             folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(THREADS) as pool:
-            list(
-                pool.map(lambda part: self._fetch(bucket, part), [files[n::THREADS] for n in range(THREADS)])
-            )
-        return len(keys)
+            list(pool.map(self._fetch, [files[n::THREADS] for n in range(THREADS)]))
 
     def download_file(self, uri: str, target: Path) -> None:
         """Fetch one object. Raises TransferError when it is not there."""
-        bucket, key = split(uri)
-        self._fetch(bucket, [(key, target)])
+        self._fetch([(Found(*split(uri), ""), target)])
 
     def read(self, uri: str) -> bytes:
-        """The content of a small object."""
+        """The content of a small object. Raises TransferError when it is not there."""
         bucket, key = split(uri)
-        return bytes(self._client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        try:
+            return bytes(self._client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        except ClientError as error:
+            raise TransferError(f"ClientError: Data download failed: {uri}: {error}") from error
 
-    def _fetch(self, bucket: str, files: list[tuple[str, Path]]) -> None:
+    def _fetch(self, files: list[tuple[Found, Path]]) -> None:
         # Plain HTTP: boto3 takes 2.5 ms of processor time for each small object, this takes 0.3 ms, and a folder
         # of images is thousands of them. MiniStack asks for no signature.
         connection = http.client.HTTPConnection(self._host, timeout=60)
         try:
-            for key, target in files:
-                connection.request("GET", urllib.parse.quote(f"/{bucket}/{key}"))
+            for item, target in files:
+                connection.request("GET", urllib.parse.quote(f"/{item.bucket}/{item.key}"))
                 response = connection.getresponse()
                 if response.status != 200:
                     raise TransferError(
-                        f"ClientError: Data download failed: s3://{bucket}/{key} answered {response.status}"
+                        f"ClientError: Data download failed: {item} answered {response.status}"
                     )
                 with target.open("wb") as file:
                     shutil.copyfileobj(response, file, 1 << 20)

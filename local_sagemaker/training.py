@@ -22,14 +22,15 @@ UNSUPPORTED = {
     "InputDataConfig[].ShuffleConfig": "shuffling of channels",
     "InputDataConfig[].DataSource.FileSystemDataSource": "file system channels",
     "InputDataConfig[].DataSource.DatasetSource": "dataset channels",
-    "InputDataConfig[?DataSource.S3DataSource.S3DataType!='S3Prefix'].DataSource.S3DataSource.S3DataType": "manifests",
+    "InputDataConfig[?DataSource.S3DataSource.S3DataType=='AugmentedManifestFile']": "augmented manifests",
+    "InputDataConfig[?DataSource.S3DataSource.S3DataType=='Converse']": "Converse data",
     "ResourceConfig.InstanceGroups": "instance groups",
     "ResourceConfig.InstanceCount > `1`": "training on more than one instance",
     "OutputDataConfig.CompressionType=='NONE'": "uncompressed model output",
     "EnableNetworkIsolation": "network isolation",
     "DebugHookConfig": "DebugHookConfig, give the hook's configuration to the script",
     "DebugRuleConfigurations": "managed debugger rules",
-    "ProfilerConfig.DisableProfiler==`false` || ProfilerConfig.S3OutputPath": "the managed profiler",
+    "ProfilerConfig && ProfilerConfig.DisableProfiler!=`true`": "the managed profiler",
     "ProfilerRuleConfigurations": "managed profiler rules",
     "TensorBoardOutputConfig": "TensorBoard output",
     "ExperimentConfig": "experiments",
@@ -138,12 +139,13 @@ class TrainingJobs(Jobs):
         run.box.write_config("resourceconfig", resource_config(_instance_type(job)))
         for channel in job.get("InputDataConfig", []):
             target = run.box.ml / "input/data" / channel["ChannelName"]
-            self.cloud.s3.download_prefix(channel["DataSource"]["S3DataSource"]["S3Uri"], target)
+            source = channel["DataSource"]["S3DataSource"]
+            self.cloud.s3.download(source["S3Uri"], target, source["S3DataType"])
         if "CheckpointConfig" in job:
             target = self._checkpoints(job, run)
             target.mkdir(parents=True, exist_ok=True)
-            if self.cloud.s3.keys(job["CheckpointConfig"]["S3Uri"]):
-                self.cloud.s3.download_prefix(job["CheckpointConfig"]["S3Uri"], target)
+            if self.cloud.s3.exists(job["CheckpointConfig"]["S3Uri"]):
+                self.cloud.s3.download(job["CheckpointConfig"]["S3Uri"], target)
 
     def _command(self, job: Document, run: Run) -> list[str]:
         """The job's command line, with its code in place."""

@@ -2,7 +2,6 @@
 
 import logging
 import time
-import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from local_sagemaker.jobs import Jobs, Slots, refuse
 from local_sagemaker.models import Models
 from local_sagemaker.protocol import Document
 from local_sagemaker.runner import Run
-from local_sagemaker.s3 import TransferError, relative_key, split
+from local_sagemaker.s3 import Found, TransferError
 from local_sagemaker.servers import ModelServer, ServerError, ServerPlan, unpack_model
 
 log = logging.getLogger(__name__)
@@ -22,7 +21,7 @@ UNSUPPORTED = {
     "BatchStrategy=='MultiRecord'": "records in batches",
     "TransformInput.SplitType!='None' && TransformInput.SplitType": "splitting objects into records",
     "TransformInput.CompressionType=='Gzip'": "compressed input",
-    "TransformInput.DataSource.S3DataSource.S3DataType!='S3Prefix'": "manifests",
+    "TransformInput.DataSource.S3DataSource.S3DataType=='AugmentedManifestFile'": "augmented manifests",
     "TransformOutput.AssembleWith=='Line'": "assembling lines",
     "TransformResources.InstanceCount > `1`": "transforming on more than one instance",
     "DataProcessing.InputFilter || DataProcessing.OutputFilter || DataProcessing.JoinSource=='Input'": "data filters",
@@ -48,10 +47,8 @@ class TransformJobs(Jobs):
     def execute(self, job: Document, run: Run) -> Document:
         name = job["TransformJobName"]
         self.set(name, TransformStartTime=time.time())
-        source = job["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
-        keys = self.cloud.s3.keys(source)
-        if not keys:
-            raise TransferError(f"ClientError: No S3 objects found under S3 URL {source}")
+        source = job["TransformInput"]["DataSource"]["S3DataSource"]
+        found = self.cloud.s3.find(source["S3Uri"], source["S3DataType"])
         unpack_model(self.cloud, job["Container"], run.box)
         group = "/aws/sagemaker/TransformJobs"
         variables = tuple(job.get("Environment", {}).items())
@@ -59,7 +56,7 @@ class TransformJobs(Jobs):
         server = ModelServer(self.cloud, plan)
         try:
             server.wait_until_ready()
-            return self._send_all(job, run, server, source, keys)
+            return self._send_all(job, run, server, found)
         except ServerError as error:
             return self.ended("Failed", f"AlgorithmError: {error}")
         finally:
@@ -74,9 +71,7 @@ class TransformJobs(Jobs):
             job.setdefault("TransformStartTime", now)
             job |= {**changes, "TransformEndTime": now}
 
-    def _send_all(
-        self, job: Document, run: Run, server: ModelServer, source: str, keys: list[str]
-    ) -> Document:
+    def _send_all(self, job: Document, run: Run, server: ModelServer, found: list[Found]) -> Document:
         # 0 and absence leave the number to the service.
         concurrent = job.get("MaxConcurrentTransforms") or 1
         timeout = job.get("ModelClientConfig", {}).get("InvocationsTimeoutInSeconds", 600)
@@ -84,8 +79,8 @@ class TransformJobs(Jobs):
             httpx.Client(timeout=timeout, trust_env=False) as client,
             ThreadPoolExecutor(concurrent, thread_name_prefix=job["TransformJobName"]) as pool,
         ):
-            sender = _Sender(self.cloud, job, run, server, client, source)
-            for result in pool.map(sender.send, keys):
+            sender = _Sender(self.cloud, job, run, server, client)
+            for result in pool.map(sender.send, found):
                 if not result:
                     return self.ended("Stopped", None)
         return self.ended("Completed", None)
@@ -100,26 +95,24 @@ class _Sender:
     run: Run
     server: ModelServer
     client: httpx.Client
-    source: str
 
-    def send(self, key: str) -> bool:
+    def send(self, item: Found) -> bool:
         """False when the job is to stop. Raises TransferError when the object has no answer."""
         if self.cloud.closing.is_set():
             raise ClosedError
         if self.run.stop.is_set():
             return False
-        bucket, prefix = split(self.source)
-        content = self.cloud.s3.read(f"s3://{bucket}/{key}")
+        content = self.cloud.s3.read(str(item))
         limit = (self.job.get("MaxPayloadInMB") or 6) * 1024 * 1024
         if len(content) > limit:
-            raise TransferError(f"ClientError: {key} has {len(content)} bytes, over MaxPayloadInMB")
-        answer = self._post(key, content)
+            raise TransferError(f"ClientError: {item} has {len(content)} bytes, over MaxPayloadInMB")
+        answer = self._post(item, content)
         output = self.job["TransformOutput"]["S3OutputPath"].rstrip("/")
         content_type = answer.headers.get("content-type", "application/octet-stream")
-        self.cloud.s3.upload_bytes(answer.content, f"{output}/{relative_key(prefix, key)}.out", content_type)
+        self.cloud.s3.upload_bytes(answer.content, f"{output}/{item.relative}.out", content_type)
         return True
 
-    def _post(self, key: str, content: bytes) -> httpx.Response:
+    def _post(self, item: Found, content: bytes) -> httpx.Response:
         headers = {}
         if content_type := self.job["TransformInput"].get("ContentType"):
             headers["content-type"] = content_type
@@ -137,5 +130,5 @@ class _Sender:
                 if answer.status_code < 400:
                     return answer
                 reason = f"status {answer.status_code}: {answer.text[:500]}"
-            log.warning("transform of %s, attempt %d: %s", urllib.parse.quote(key), attempt + 1, reason)
-        raise TransferError(f"AlgorithmError: the model did not transform {key}: {reason}")
+            log.warning("transform of %s, attempt %d: %s", item, attempt + 1, reason)
+        raise TransferError(f"AlgorithmError: the model did not transform {item}: {reason}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from local_sagemaker.images import Image
+from local_sagemaker.processes import MARK
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +203,7 @@ class WarmPool:
     def _server(self, image: Image, environment: Mapping[str, str]) -> ForkServer:
         with self._lock:
             if image not in self._servers:
-                kept = {key: environment[key] for key in ("PATH", "LANG", "LOCAL_SAGEMAKER_STATE")}
+                kept = {key: environment[key] for key in ("PATH", "LANG", MARK)}
                 kept |= {"HOME": str(self._folder), "PYTHONUNBUFFERED": "1"} | dict(image.environment)
                 output = self._logs / "warm.log"
                 try:
