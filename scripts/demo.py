@@ -12,6 +12,7 @@ It ends with the verdict and writes the same as var/demo/summary.json. Exit stat
 
 import argparse
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -125,6 +126,12 @@ def detail(log: Path) -> str:
     return f": {said[-1].strip()[:150]}" if said else ""
 
 
+def last_error(log: Path) -> str:
+    """The last exception that a task ended with."""
+    raised = re.findall(r"^(?:\w+\.)*\w+(?:Exception|Error): (.*)$", log.read_text(errors="replace"), re.M)
+    return raised[-1] if raised else "its log names no error"
+
+
 def summarise(stack: Stack, cloud: Cloud, run: Run, pipeline: str) -> dict[str, Any]:
     """The run's outcome, read from where the run has left it."""
     sys.path.insert(0, str(REPOSITORY / "plugins"))
@@ -160,16 +167,22 @@ def summarise(stack: Stack, cloud: Cloud, run: Run, pipeline: str) -> dict[str, 
         "report": str(folder / "report.html"),
         "report_uri": f"s3://{BUCKET}/{prefix}/report.html",
     }
-    return summary | ask_endpoint(cloud, document["run"]["endpoint"])
+    dataset = document["run"]["settings"]["dataset"]
+    return summary | ask_endpoint(
+        cloud, document["run"]["endpoint"], REPOSITORY / dataset["source"] / dataset["splits"]["test"]
+    )
 
 
-def ask_endpoint(cloud: Cloud, name: str) -> dict[str, Any]:
-    """The endpoint's state, and its answer to one image of the test split."""
+def ask_endpoint(cloud: Cloud, name: str, test_split: Path) -> dict[str, Any]:
+    """The endpoint's state, and its answer to one image of the test split: the one in the middle."""
     found = cloud.client("sagemaker").list_endpoints(NameContains=name)["Endpoints"]
     if not any(endpoint["EndpointName"] == name for endpoint in found):
         return {"endpoint": {"name": name, "status": "NotCreated", "config": None, "url": None}}
     description = cloud.client("sagemaker").describe_endpoint(EndpointName=name)
-    image = sorted((REPOSITORY / "var/data/digits/test/7").glob("*.jpg"))[0]
+    images = sorted(
+        path for path in test_split.glob("*/*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"}
+    )
+    image = images[len(images) // 2]
     answer = json.loads(
         cloud.client("sagemaker-runtime")
         .invoke_endpoint(EndpointName=name, Body=image.read_bytes(), ContentType="image/jpeg")["Body"]
@@ -183,7 +196,7 @@ def ask_endpoint(cloud: Cloud, name: str) -> dict[str, Any]:
             "url": f"{cloud.sagemaker}/endpoints/{name}/invocations",
         },
         "prediction": {
-            "image": str(image.relative_to(REPOSITORY)),
+            "image": os.path.relpath(image, REPOSITORY),
             "label": answer["label"],
             "probability": answer["probability"],
             "truth": image.parent.name,
@@ -198,9 +211,8 @@ def report(stack: Stack, summary: dict[str, Any], log: Path) -> bool:
     path.write_text(json.dumps(summary, indent=2))
     print()
     if "verdict" not in summary:
-        print(
-            f"The run ended {summary['dag_run_state']} before there was a report. What happened is in {log}."
-        )
+        print(f"The run ended {summary['dag_run_state']} before there was a report: {last_error(log)}")
+        print(f"The whole log is {log}")
         return False
     verdict, metrics, endpoint = summary["verdict"], summary["metrics"], summary["endpoint"]
     low, high = metrics["accuracy_interval"]
@@ -236,11 +248,16 @@ def say(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Run the whole loop once on this machine.")
     parser.add_argument("--var", default=REPOSITORY / "var", type=Path, help="folder of everything that runs")
+    parser.add_argument(
+        "--dags", default=REPOSITORY / "dags", type=Path, help="folder of the DAG and its pipelines/"
+    )
     parser.add_argument("--pipeline", default="digits", help="name of a file in dags/pipelines/")
     parser.add_argument("--conf", default={}, type=json.loads, help="run parameters as JSON")
     arguments = parser.parse_args()
     try:
-        happened = demo(Stack.at(arguments.var), arguments.pipeline, arguments.conf)
+        happened = demo(
+            Stack(arguments.var.resolve(), arguments.dags.resolve()), arguments.pipeline, arguments.conf
+        )
     except StackError as error:
         sys.exit(f"error: {error}")
     sys.exit(0 if happened else 1)

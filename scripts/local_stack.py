@@ -30,6 +30,10 @@ REGION = "us-east-1"
 MARK = "EVERGREEN_STACK"
 
 
+# Popen warns when it is collected while its process runs, which is what these are for.
+_STARTED: list[subprocess.Popen[bytes]] = []
+
+
 class StackError(RuntimeError):
     """Something did not start; the message says what, and where its log is."""
 
@@ -59,10 +63,7 @@ class Stack:
     """The folders of one stack, and the means to start and stop what belongs to it."""
 
     var: Path
-
-    @classmethod
-    def at(cls, var: str | Path) -> "Stack":
-        return cls(Path(var).resolve())
+    dags: Path = REPOSITORY / "dags"
 
     @property
     def run(self) -> Path:
@@ -96,23 +97,23 @@ class Stack:
         return None
 
     def _start_cloud(self, port: int, aws_port: int) -> Cloud:
-        log = self._open_log("cloud")
-        process = subprocess.Popen(
-            [
-                REPOSITORY / "var/venv/cloud/bin/python", "-m", "local_sagemaker",
-                "--state", self.var / "cloud",
-                "--port", str(free_port(port)), "--aws-port", str(free_port(aws_port)),
-            ],
-            cwd=REPOSITORY, env=self._environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-            start_new_session=True,
-        )  # fmt: skip
-        assert process.stdout
-        line = process.stdout.readline()
-        if not line:
-            raise StackError(f"the local cloud did not start: {_last_line(Path(log.name))} (log: {log.name})")
-        address = json.loads(line)
-        cloud = Cloud(address["sagemaker"], address["aws"], address["state"], process.pid)
+        command = [
+            REPOSITORY / "var/venv/cloud/bin/python", "-m", "local_sagemaker", "--state", self.var / "cloud",
+            "--port", free_port(port), "--aws-port", free_port(aws_port),
+        ]  # fmt: skip
         self.run.mkdir(parents=True, exist_ok=True)
+        said = self.run / "cloud.said"
+        with said.open("wb") as output:
+            process = self._start("cloud", command, self._environment(), output)
+        wait_for(
+            f"the local cloud's answer (log: {self.log / 'cloud.log'})",
+            lambda: process.poll() is not None or said.read_bytes().endswith(b"\n"),
+            60,
+        )
+        if process.poll() is not None:
+            raise StackError(f"the local cloud did not start: {_last_line(self.log / 'cloud.log')}")
+        address = json.loads(said.read_text())
+        cloud = Cloud(address["sagemaker"], address["aws"], address["state"], process.pid)
         (self.run / "cloud.json").write_text(json.dumps(cloud.__dict__))
         return cloud
 
@@ -139,7 +140,7 @@ class Stack:
             },
         }
         settings = {
-            "CORE__DAGS_FOLDER": REPOSITORY / "dags",
+            "CORE__DAGS_FOLDER": self.dags,
             "CORE__PLUGINS_FOLDER": REPOSITORY / "plugins",
             "CORE__LOAD_EXAMPLES": False,
             "CORE__DAGS_ARE_PAUSED_AT_CREATION": False,
@@ -175,10 +176,14 @@ class Stack:
         if done.exists():
             return
         self.airflow_home.mkdir(parents=True, exist_ok=True)
-        log = self._open_log("airflow-db")
-        command = [*airflow_command(), "db", "migrate"]
-        if subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode:
-            raise StackError(f"airflow db migrate failed: {_last_line(Path(log.name))} (log: {log.name})")
+        self.log.mkdir(parents=True, exist_ok=True)
+        path = self.log / "airflow-db.log"
+        with path.open("wb") as log:
+            ended = subprocess.run(
+                [*airflow_command(), "db", "migrate"], env=environment, stdout=log, stderr=log, check=False
+            )
+        if ended.returncode:
+            raise StackError(f"airflow db migrate failed: {_last_line(path)} (log: {path})")
         done.touch()
 
     def start_airflow(self, environment: dict[str, str]) -> None:
@@ -193,12 +198,7 @@ class Stack:
             ("dag-processor",),
             ("triggerer", "--skip-serve-logs"),
         ):
-            log = self._open_log(component)
-            subprocess.Popen(
-                [*airflow_command(), component, *arguments],
-                cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
+            self._start(component, [*airflow_command(), component, *arguments], environment)
 
     def ui(self) -> str | None:
         """The web UI's address when it answers."""
@@ -263,9 +263,19 @@ class Stack:
         kept.pop("PYTHONDONTWRITEBYTECODE", None)
         return {**kept, MARK: str(self.var), "PYTHONUNBUFFERED": "1"}
 
-    def _open_log(self, name: str) -> IO[bytes]:
+    def _start(
+        self, name: str, command: list[Any], environment: dict[str, str], output: IO[bytes] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a process that outlives this one; its log is `log/NAME.log`."""
         self.log.mkdir(parents=True, exist_ok=True)
-        return (self.log / f"{name}.log").open("wb")
+        with (self.log / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, stdout=output or log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        _STARTED.append(process)
+        return process
 
 
 def make_account(cloud: Cloud) -> None:

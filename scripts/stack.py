@@ -72,6 +72,6 @@ def _has_dag(stack: Stack, url: str, dag_id: str) -> bool:
 
 if __name__ == "__main__":
     try:
-        {"up": up, "down": down}[sys.argv[1]](Stack.at(REPOSITORY / "var"))
+        {"up": up, "down": down}[sys.argv[1]](Stack(REPOSITORY / "var"))
     except StackError as error:
         sys.exit(f"error: {error}")

@@ -17,7 +17,8 @@ def write(root: Path, *paths: str) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write(
-        tmp_path, *(f"{split}/{name}/1.jpg" for split in ("train", "valid", "test") for name in ("cat", "dog"))
+        tmp_path,
+        *(f"{split}/{name}/1.jpg" for split in ("train", "valid", "test") for name in ("cat", "dog")),
     )
 
 
@@ -72,8 +73,12 @@ def test_a_broken_folder_is_one_sentence(tmp_path: Path, paths: list[str], sente
 
 
 def test_an_s3_listing_gives_the_same_counts() -> None:
-    objects = [(f"{split}/{name}/1.jpg", 3, "e") for split in ("train", "valid", "test") for name in ("a", "b")]
-    snapshot = dataset.scan_listing([*objects, ("readme.txt", 1, "e"), ("train/", 0, "e")], SPLITS, "s3://b/p/")
+    objects = [
+        (f"{split}/{name}/1.jpg", 3, "e") for split in ("train", "valid", "test") for name in ("a", "b")
+    ]
+    snapshot = dataset.scan_listing(
+        [*objects, ("readme.txt", 1, "e"), ("train/", 0, "e")], SPLITS, "s3://b/p/"
+    )
     dataset.check(snapshot, "s3://b/p/")
     assert snapshot.counts["test"] == {"a": 1, "b": 1}
     with pytest.raises(dataset.DatasetError, match=r"nothing lies under s3://b/p/valid/"):

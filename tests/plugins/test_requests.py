@@ -48,7 +48,9 @@ def plan(**pipeline: Any) -> Plan:
 
 
 def valid(operation: str, request: dict[str, Any]) -> None:
-    shape = botocore.session.get_session().get_service_model("sagemaker").operation_model(operation).input_shape
+    shape = (
+        botocore.session.get_session().get_service_model("sagemaker").operation_model(operation).input_shape
+    )
     errors = ParamValidator().validate(request, shape)
     assert not errors.has_errors(), errors.generate_report()
     json.dumps(request)
@@ -89,12 +91,18 @@ def test_no_training_job_sees_the_test_split(features: dict[str, Any] | None) ->
 
 
 def test_the_learning_rate_is_searched_on_a_log_scale() -> None:
-    ranges = requests.tune(plan(), DATASET, FEATURES, CODE)["HyperParameterTuningJobConfig"]["ParameterRanges"]
+    ranges = requests.tune(plan(), DATASET, FEATURES, CODE)["HyperParameterTuningJobConfig"][
+        "ParameterRanges"
+    ]
     assert ranges["ContinuousParameterRanges"][0]["ScalingType"] == "Logarithmic"
 
 
 def test_the_best_trials_values_come_without_sagemakers_quotes() -> None:
-    assert requests.best_hyperparameters(TUNING["Tuning"]) == {"lr": "0.01", "batch-size": "64", "epochs": "9"}
+    assert requests.best_hyperparameters(TUNING["Tuning"]) == {
+        "lr": "0.01",
+        "batch-size": "64",
+        "epochs": "9",
+    }
     with pytest.raises(ValueError, match="no trial reported its objective"):
         requests.best_hyperparameters({"HyperParameterTuningJobName": "t"})
 

@@ -21,7 +21,12 @@ def test_a_source_is_all_that_is_needed() -> None:
         ("tuning", {"batch_size": [0]}, "tuning.batch_size.0", "greater than or equal to 1"),
         ("tuning", {"batch_size": []}, "tuning.batch_size", "at least 1 item"),
         ("tuning", {"batch_size": [32, 32]}, "tuning.batch_size", "holds a value twice"),
-        ("tuning", {"max_jobs": 2, "max_parallel_jobs": 3}, "tuning", "max_parallel_jobs (3) is above max_jobs"),
+        (
+            "tuning",
+            {"max_jobs": 2, "max_parallel_jobs": 3},
+            "tuning",
+            "max_parallel_jobs (3) is above max_jobs",
+        ),
         ("model", {"arch": "resnet1"}, "model.arch", "'resnet18'"),
         ("model", {"arch": "densenet121", "tail": "layer4"}, "model", "has no layer4"),
         ("model", {"image_size": "big"}, "model.image_size", "valid integer"),

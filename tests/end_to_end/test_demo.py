@@ -1,0 +1,125 @@
+"""The loop as `make demo` runs it, on real data against a real local cloud: twice, on another dataset, on bad input."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+from scripts.local_stack import BUCKET, Stack
+
+Demo = Callable[..., subprocess.CompletedProcess[str]]
+RULES = {"VanishingGradient", "PoorWeightInitialization", "LossNotDecreasing", "Overfit", "Overtraining"}
+
+
+def summary(stack: Stack) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((stack.var / "demo" / "summary.json").read_text())
+    return document
+
+
+def test_the_loop_from_data_to_endpoint_and_again(stack: Stack, demo: Demo) -> None:
+    first = demo()
+    assert first.returncode == 0
+    told = summary(stack)
+    assert told["dag_run_state"] == "success"
+    assert told["verdict"]["decision"] == "promote"
+    jobs = told["tuning"]["jobs"]
+    assert len(jobs) >= 4
+    assert all(job["status"] == "Completed" and job["objective"] > 0 for job in jobs)
+    assert told["tuning"]["best"] == min(jobs, key=lambda job: job["objective"])["name"]
+    assert {rule["name"] for rule in told["rules"]} == RULES
+    assert told["metrics"]["accuracy"] >= 0.95
+    assert told["endpoint"]["status"] == "InService"
+    assert told["prediction"]["label"] == told["prediction"]["truth"]
+    assert {"plan", "tune", "retrain", "assess", "deploy.endpoint", "verify"} <= set(told["seconds"])
+    assert told["report"] in first.stdout
+
+    # Trials ran two at a time: the second began before the first ended.
+    cloud = stack.cloud()
+    sagemaker = cloud.client("sagemaker")
+    trials = sagemaker.list_training_jobs_for_hyper_parameter_tuning_job(
+        HyperParameterTuningJobName=told["tuning"]["name"], SortBy="CreationTime", SortOrder="Ascending"
+    )["TrainingJobSummaries"]
+    assert trials[1]["TrainingStartTime"] < trials[0]["TrainingEndTime"]
+
+    endpoint = sagemaker.describe_endpoint(EndpointName=told["endpoint"]["name"])
+    second = demo()
+    assert second.returncode == 0
+    again = summary(stack)
+    updated = sagemaker.describe_endpoint(EndpointName=told["endpoint"]["name"])
+    assert updated["CreationTime"] == endpoint["CreationTime"]
+    assert updated["EndpointConfigName"] == again["endpoint"]["config"] != told["endpoint"]["config"]
+    assert Path(told["report"]).is_file()
+    assert Path(again["report"]).is_file()
+    assert told["report"] != again["report"]
+    # The same data: nothing was computed twice.
+    assert len(sagemaker.list_processing_jobs(NameContains="extract-features")["ProcessingJobSummaries"]) == 1
+
+
+def shapes(folder: Path) -> None:
+    """Three classes of JPEG and PNG files of different sizes, modes and colours."""
+    for split, count in (("train", 24), ("val", 8), ("test", 8)):
+        for kind in ("disc", "square", "stripes"):
+            (folder / split / kind).mkdir(parents=True)
+            for n in range(count):
+                width, height = 40 + 13 * n % 60, 48 + 7 * n % 50
+                mode = ("RGB", "L", "RGBA")[n % 3]
+                image = Image.new("RGB", (width, height), (20 + n * 3, 30, 60))
+                draw = ImageDraw.Draw(image)
+                box = (width // 4, height // 4, 3 * width // 4, 3 * height // 4)
+                if kind == "disc":
+                    draw.ellipse(box, fill=(250, 200, 20))
+                elif kind == "square":
+                    draw.rectangle(box, fill=(240, 240, 250))
+                else:
+                    for x in range(0, width, 8):
+                        draw.line((x, 0, x, height), fill=(200, 30, 30), width=3)
+                suffix = "jpg" if n % 2 and mode != "RGBA" else "png"
+                image.convert(mode).save(folder / split / kind / f"picture {n:02d}.{suffix}")
+
+
+def test_a_folder_and_ten_lines_of_yaml_are_a_new_pipeline(stack: Stack, demo: Demo, tmp_path: Path) -> None:
+    shapes(tmp_path / "shapes")
+    text = f"""\
+dataset:
+  source: {tmp_path / "shapes"}
+  splits: {{validation: val}}
+model: {{weights: none, image_size: 64}}
+tuning: {{max_jobs: 2, batch_size: [16, 32], epochs: {{min: 5, max: 10}}}}
+"""
+    assert len(text.splitlines()) <= 10
+    (stack.dags / "pipelines" / "shapes.yaml").write_text(text)
+    assert demo("shapes").returncode == 0
+    told = summary(stack)
+    assert told["metrics"]["accuracy"] > 0.8
+    assert {entry["class"] for entry in told["metrics"]["per_class"]} == {"disc", "square", "stripes"}
+    assert told["prediction"]["truth"] in {"disc", "square", "stripes"}
+
+
+@pytest.mark.parametrize(
+    ("conf", "sentence"),
+    [
+        ({"lr_min": 0.5, "lr_max": 0.1}, "tuning.lr: min (0.5) is above max (0.1)"),
+        ({"source": "missing_test"}, "dataset.splits.test: there is no folder 'test'"),
+    ],
+)
+def test_bad_input_stops_before_anything_is_created(
+    stack: Stack, demo: Demo, tmp_path: Path, conf: dict[str, Any], sentence: str
+) -> None:
+    if "source" in conf:
+        for split in ("train", "valid"):
+            (tmp_path / split / "a").mkdir(parents=True)
+        conf = {"source": str(tmp_path)}
+    # A pipeline of its own, so that whatever is there was made by this run.
+    name = f"bad{abs(hash(sentence)) % 10_000}"
+    (stack.dags / "pipelines" / f"{name}.yaml").write_text("dataset: {source: var/data/digits}\n")
+    done = demo(name, **conf)
+    assert done.returncode == 1
+    assert sentence in done.stdout
+    cloud = stack.cloud()
+    assert not cloud.client("s3").list_objects_v2(Bucket=BUCKET, Prefix=f"evergreen/{name}/").get("Contents")
+    sagemaker = cloud.client("sagemaker")
+    assert not sagemaker.list_processing_jobs(NameContains=name)["ProcessingJobSummaries"]
+    assert not sagemaker.list_training_jobs(NameContains=name)["TrainingJobSummaries"]
