@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -14,10 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from assess import assess, read_context
-from data.images import ImageDataset, list_images, read_batches
-from data.preprocessing import Preprocessing
 from jsonschema import Draft202012Validator
 from model import architectures
 from model.artifact import load_model, save_model
@@ -25,88 +23,76 @@ from model.network import assemble
 from PIL import Image
 from sklearn import metrics as sk
 from sklearn.datasets import load_digits
-from smdebug import SaveConfig, SaveConfigMode, modes
-from smdebug.pytorch import Hook
-from torch import nn
 
-SIZE, EPOCHS = 32, 6
+CODE = Path(__file__).parents[2] / "ml_code"
+SIZE, EPOCHS = 32, 8
 SECTIONS = ["gate", "run", "data", "tuning", "training", "rules", "system", "quality", "model"]
 RULES = ["VanishingGradient", "PoorWeightInitialization", "LossNotDecreasing", "Overfit", "Overtraining"]
 
 
+def split(number: int) -> str:
+    return "train" if number < 30 else "validation" if number < 38 else "test"
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train/ with 30 and test/ with 8 images of each digit."""
+    """30 images of each digit in train/, 8 in validation/ and 8 in test/."""
     root = tmp_path_factory.mktemp("digits")
     pixels, labels = load_digits(return_X_y=True)
     for label in range(10):
-        for number, index in enumerate(np.flatnonzero(labels == label)[:38]):
-            file = root / ("train" if number < 30 else "test") / str(label) / f"{number:02d}.png"
+        for number, index in enumerate(np.flatnonzero(labels == label)[:46]):
+            file = root / split(number) / str(label) / f"{number:02d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             grey = (pixels[index].reshape(8, 8) * (255 / 16)).astype("uint8")
             Image.fromarray(grey).resize((SIZE, SIZE)).save(file)
     return root
 
 
-def make_job(folder: Path, digits: Path, epochs: int) -> Path:
+@pytest.fixture(scope="module")
+def features(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("features")
+    arguments = {"train": digits / "train", "validation": digits / "validation", "output": folder}
+    run_script("features.py", {**arguments, "image-size": SIZE})
+    return folder
+
+
+def run_script(script: str, arguments: dict[str, Any], environment: dict[str, str] | None = None) -> str:
+    words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
+    done = subprocess.run(
+        [sys.executable, script, *words],
+        cwd=CODE,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def make_job(folder: Path, features: Path, epochs: int) -> Path:
     """What a training job leaves: folder/model/model.tar.gz and folder/output/output.tar.gz."""
-    torch.manual_seed(0)
-    preprocessing = Preprocessing(SIZE, SIZE)
-    network = assemble(architectures.build("resnet18"), "resnet18", "fc", 10)
-    listing = list_images(digits / "train")
-    (batch,) = read_batches(ImageDataset(digits / "train", listing, preprocessing), 1000)
-    with torch.no_grad():
-        features = network.trunk(preprocessing.normalize(batch.crops))
-    output = folder / "unpacked-output"
-    history = train(network.tail, features, batch.labels, output / "debug-output", epochs)
-    (output / "history.json").write_text(json.dumps({"epochs": history, "hook_errors": []}))
-    (output / "steps.json").write_text(json.dumps({"data": 0.2, "forward": 0.5, "backward": 0.3}))
-    system = output / "profiler-output" / "system" / "incremental" / "2026112109"
+    environment = {
+        f"SM_CHANNEL_{name.upper()}": str(features / name) for name in ("train", "validation", "trunk")
+    }
+    environment |= {"SM_MODEL_DIR": str(folder / "unpacked-model")}
+    environment |= {"SM_OUTPUT_DATA_DIR": str(folder / "unpacked-output")}
+    collections = [
+        {"CollectionName": "losses", "CollectionParameters": {"save_interval": "1"}},
+        {"CollectionName": "gradients", "CollectionParameters": {"train.save_interval": "2"}},
+    ]
+    hook = {"S3OutputPath": "s3://bucket/debug", "CollectionConfigurations": collections}
+    arguments = {"lr": 0.01, "batch-size": 64, "epochs": epochs, "debug-hook-config": json.dumps(hook)}
+    run_script("train.py", arguments, environment)
+    system = folder / "unpacked-output" / "profiler-output" / "system" / "incremental" / "2026112109"
+    shutil.rmtree(system.parents[2], ignore_errors=True)
     system.mkdir(parents=True)
     (system / "1790000000.algo-1.json").write_text("".join(system_lines()) + '{"Type": "cp')
-    manifest = {
-        "version": "test",
-        "arch": "resnet18",
-        "tail": "fc",
-        "classes": list(listing.classes),
-        "preprocessing": preprocessing.to_dict(),
-    }
-    save_model(folder / "unpacked-model", network, manifest)
     for kind in ("model", "output"):
         (folder / kind).mkdir()
         with tarfile.open(folder / kind / f"{kind}.tar.gz", "w:gz", compresslevel=1) as tar:
             tar.add(folder / f"unpacked-{kind}", ".")
     return folder
-
-
-def train(tail: nn.Module, features: torch.Tensor, labels: torch.Tensor, out: Path, epochs: int) -> list[Any]:
-    every_step = SaveConfig({mode: SaveConfigMode(save_interval=1) for mode in (modes.TRAIN, modes.EVAL)})
-    hook = Hook(out_dir=str(out), include_collections=["gradients", "losses"], save_config=every_step)
-    loss_function = nn.CrossEntropyLoss()
-    hook.register_module(tail)
-    hook.register_loss(loss_function)
-    tail.get_submodule("standardize").fit(features)  # type: ignore[operator]
-    optimizer = torch.optim.AdamW(tail.parameters(), lr=0.01)
-    history = []
-    for epoch in range(1, epochs + 1):
-        hook.set_mode(modes.TRAIN)
-        for part in torch.randperm(len(labels)).split(100):
-            optimizer.zero_grad()
-            loss_function(tail(features[part]), labels[part]).backward()
-            optimizer.step()
-        hook.set_mode(modes.EVAL)
-        with torch.no_grad():
-            logits = tail(features)
-            loss = loss_function(logits, labels).item()
-        accuracy = float((logits.argmax(1) == labels).float().mean())
-        measured = {
-            f"{split}_{name}": x
-            for split in ("train", "validation")
-            for name, x in (("loss", loss), ("accuracy", accuracy))
-        }
-        history.append({"epoch": epoch, **measured, "seconds": 0.1})
-    hook.close()
-    return history
 
 
 def system_lines() -> list[str]:
@@ -176,13 +162,13 @@ SERVING = {
 
 
 @pytest.fixture(scope="module")
-def job(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_job(tmp_path_factory.mktemp("job"), digits, EPOCHS)
+def job(features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_job(tmp_path_factory.mktemp("job"), features, EPOCHS)
 
 
 @pytest.fixture(scope="module")
-def weaker(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_job(tmp_path_factory.mktemp("weaker"), digits, 1)
+def weaker(features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_job(tmp_path_factory.mktemp("weaker"), features, 1)
 
 
 @pytest.fixture(scope="module")
@@ -199,15 +185,11 @@ def out(job: Path, weaker: Path, test_split: Path, tmp_path_factory: pytest.Temp
     """The output of a run through the command line, with a champion."""
     folder = tmp_path_factory.mktemp("out")
     (folder / "context.json").write_text(json.dumps(context(champion=SERVING)))
-    command = [sys.executable, "assess.py", "--model", job / "model", "--training-output", job / "output"]
-    command += ["--test", test_split, "--context", folder / "context.json", "--champion", weaker / "model"]
-    code = Path(__file__).parents[2] / "ml_code"
-    done = subprocess.run(
-        [*map(str, command), "--output", str(folder)], cwd=code, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "decision=" in done.stdout
-    assert "stage=champion" in done.stdout
+    arguments = {"model": job / "model", "training-output": job / "output", "test": test_split}
+    arguments |= {"context": folder / "context.json", "champion": weaker / "model", "output": folder}
+    printed = run_script("assess.py", arguments)
+    assert "decision=promote" in printed
+    assert "stage=champion" in printed
     return folder
 
 
