@@ -118,7 +118,8 @@ def _lock(state: Path) -> IO[str]:
 
 def _listen(port: int, option: str) -> socket.socket:
     """A bound socket, or the end with a sentence."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # The protocol is named because asyncio sets TCP_NODELAY only where it is; without it an answer takes 40 ms.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
