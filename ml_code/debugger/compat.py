@@ -1,6 +1,6 @@
 """smdebug 1.0.34, released in 2023, on today's Python, numpy and protobuf.
 
-Import this module before anything of smdebug. It can go when a release of smdebug
+Importing anything of `debugger` imports this first. It can go when a release of smdebug
 (https://github.com/awslabs/sagemaker-debugger, archived in 2023) or a successor makes each shim unnecessary.
 """
 

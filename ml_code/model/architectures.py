@@ -42,28 +42,27 @@ def feature_count(network: nn.Module, arch: str) -> int:
     return head.in_features
 
 
-def split(network: nn.Module, arch: str, tail: str, head: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """(trunk, tail) with `head` in place of the last layer; takes `network` apart.
+def split(network: nn.Module, arch: str, tail: str) -> tuple[nn.Module, nn.Module]:
+    """(trunk, the layers of the tail in front of its last one); takes `network` apart.
+
+    With tail `all` the second is the whole network, its last layer still in place.
 
     :raises ValueError: see `check`.
     """
     check(arch, tail)
     if tail == "all":
-        network.set_submodule(HEADS[arch], head)
         return nn.Identity(), network
     if not arch.startswith("resnet"):
         # Without its last layer the network is its own trunk; its dropout does nothing in eval mode.
         network.set_submodule(HEADS[arch], nn.Identity())
-        return network, head
+        return network, nn.Sequential()
     # ResNet.forward is its children in order, with a flatten before the last.
     layers = OrderedDict(network.named_children())
     del layers["fc"]
     layers["flatten"] = nn.Flatten()
-    if tail == "fc":
-        return nn.Sequential(layers), head
     names = list(layers)
-    cut = names.index("layer4")
-    rest = OrderedDict((name, layers[name]) for name in names[cut:])
-    return nn.Sequential(OrderedDict((name, layers[name]) for name in names[:cut])), nn.Sequential(
-        rest | {"head": head}
+    cut = names.index("layer4") if tail == "layer4" else len(names)
+    return (
+        nn.Sequential(OrderedDict((name, layers[name]) for name in names[:cut])),
+        nn.Sequential(OrderedDict((name, layers[name]) for name in names[cut:])),
     )

@@ -7,7 +7,7 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from data.preprocessing import Preprocessing
@@ -19,6 +19,9 @@ from model.network import Network, assemble
 
 WEIGHTS, MANIFEST = "model.safetensors", "model.json"
 TRUNK_WEIGHTS, TRUNK_MANIFEST = "trunk.safetensors", "trunk.json"
+
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class ArtifactError(ValueError):
@@ -43,13 +46,17 @@ class LoadedModel:
 
 
 def save_model(folder: Path, network: Network, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Writes `model.safetensors` and `model.json`; returns the manifest with `sha256` and `libraries`."""
+    """Writes `model.safetensors` and `model.json`; returns the manifest with version, sha256 and libraries."""
     return _save(folder, WEIGHTS, MANIFEST, network, manifest)
 
 
-def save_trunk(folder: Path, trunk: nn.Module, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Writes `trunk.safetensors` and `trunk.json`; returns the manifest with `sha256` and `libraries`."""
-    return _save(folder, TRUNK_WEIGHTS, TRUNK_MANIFEST, trunk, manifest)
+def save_backbone(folder: Path, network: Network, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Writes `trunk.safetensors` and `trunk.json`; returns the manifest with `sha256` and `libraries`.
+
+    The tail's first weights are in the file too: with tail `layer4` they are pretrained, and no later job may
+    have to download them.
+    """
+    return _save(folder, TRUNK_WEIGHTS, TRUNK_MANIFEST, network, manifest)
 
 
 def load_model(model_dir: Path) -> LoadedModel:
@@ -70,12 +77,18 @@ def load_model(model_dir: Path) -> LoadedModel:
     )
 
 
-def load_trunk(folder: Path, network: Network) -> None:
-    """Puts the trunk that feature extraction used into `network`, which has the architecture of `trunk.json`.
+def load_backbone(folder: Path, seed: int) -> tuple[Network, dict[str, Any]]:
+    """The network that feature extraction split, with a new last layer from `seed`, and its `trunk.json`.
 
     :raises ArtifactError: see `load_model`.
     """
-    _load(folder, TRUNK_WEIGHTS, network.trunk, read_manifest(folder, TRUNK_MANIFEST))
+    manifest = read_manifest(folder, TRUNK_MANIFEST)
+    network = empty_network(manifest["arch"], manifest["tail"], len(manifest["classes"]))
+    _load(folder, TRUNK_WEIGHTS, network, manifest)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network.fc.reset_parameters()
+    return network, manifest
 
 
 def empty_network(arch: str, tail: str, classes: int) -> Network:
@@ -84,7 +97,7 @@ def empty_network(arch: str, tail: str, classes: int) -> Network:
         return assemble(architectures.build(arch), arch, tail, classes)
 
 
-def channels_last(module: Network) -> Network:
+def channels_last(module: Module) -> Module:
     """The layout in which convolutions run fastest, on CPUs and on tensor cores."""
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     return module
@@ -132,7 +145,10 @@ def _save(
     # safetensors creates its file for the owner alone; a training job may run as root, what reads it may not.
     partial.chmod(0o666 & ~_umask())
     partial.replace(folder / weights)
-    manifest = manifest | {"sha256": sha256_of(folder / weights), "libraries": libraries()}
+    sha256 = sha256_of(folder / weights)
+    manifest = manifest | {"sha256": sha256, "libraries": libraries()}
+    if "job" in manifest:
+        manifest = {"version": f"{manifest['job']}-{sha256[:12]}"} | manifest
     write_json(folder / name, manifest)
     return manifest
 

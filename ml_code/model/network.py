@@ -2,35 +2,13 @@
 
 from collections import OrderedDict
 
-import torch
 from torch import Tensor, nn
 
 from model import architectures
 
 
-class Standardize(nn.Module):
-    """(x - mean) * scale for features [N, F]: a fixed affine, fitted once to the training features.
-
-    A frozen network's features differ in scale by orders of magnitude, and a learning rate that suits the
-    large ones leaves the small ones where they are.
-    """
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("scale", torch.ones(features))
-        self.mean: Tensor
-        self.scale: Tensor
-
-    def fit(self, features: Tensor) -> None:
-        """Mean 0 and variance 1 over float32 [N, F]; a constant feature becomes 0, not infinite."""
-        deviation, mean = torch.std_mean(features.double(), dim=0, correction=0)
-        constant = deviation < 1e-6 * mean.abs().clamp(min=1e-12)
-        self.mean.copy_(mean)
-        self.scale.copy_(torch.where(constant, 0.0, 1 / deviation))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return (features - self.mean) * self.scale
+class Tail(nn.Sequential):
+    """Named for what it is: smdebug puts a module's class in front of its tensors' names (`Tail_fc.weight`)."""
 
 
 class Network(nn.Module):
@@ -45,6 +23,13 @@ class Network(nn.Module):
         self.trunk = trunk.requires_grad_(False)
         self.tail = tail
         self.train(self.training)
+
+    @property
+    def fc(self) -> nn.Linear:
+        """The new last layer of a network with tail `fc` or `layer4`."""
+        layer = self.get_submodule("tail.fc")
+        assert isinstance(layer, nn.Linear)
+        return layer
 
     def train(self, mode: bool = True) -> "Network":
         super().train(mode)
@@ -61,10 +46,9 @@ def assemble(backbone: nn.Module, arch: str, tail: str, classes: int) -> Network
 
     :raises ValueError: see `architectures.check`.
     """
-    features = architectures.feature_count(backbone, arch)
-    fc = nn.Linear(features, classes)
-    head: nn.Module = fc
-    if tail == "fc":
-        head = nn.Sequential(OrderedDict(standardize=Standardize(features), fc=fc))
-    trunk, trainable = architectures.split(backbone, arch, tail, head)
-    return Network(trunk, trainable)
+    fc = nn.Linear(architectures.feature_count(backbone, arch), classes)
+    trunk, layers = architectures.split(backbone, arch, tail)
+    if tail == "all":
+        layers.set_submodule(architectures.HEADS[arch], fc)
+        return Network(trunk, layers)
+    return Network(trunk, Tail(OrderedDict([*layers.named_children(), ("fc", fc)])))

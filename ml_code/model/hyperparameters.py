@@ -1,0 +1,136 @@
+"""train.py's hyperparameters: both spellings, SageMaker's quoting, and one sentence for each mistake."""
+
+import argparse
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn
+
+from model import architectures
+
+OPTIMIZERS = ("sgd", "adamw")
+
+
+class HyperparameterError(ValueError):
+    """A hyperparameter is missing or wrong; the message names it and what it must be."""
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    lr: float
+    batch_size: int
+    epochs: int
+    optimizer: str
+    weight_decay: float
+    seed: int
+    arch: str | None
+    """This and the next three: None means what trunk.json says; needed when there is no trunk."""
+    tail: str | None
+    weights: str | None
+    image_size: int | None
+    max_unreadable: float
+    debug_hook_config: dict[str, Any] | None
+    profiler_interval_ms: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `model.json` records them, under the names that train.py takes."""
+        values = {name.replace("_", "-"): value for name, value in asdict(self).items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def parse(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Hyperparameters:
+    """From the command line, and `debug-hook-config` from SM_HPS.
+
+    SageMaker's training toolkit rewrites a hyperparameter that holds a JSON object as `key=value,…` on the
+    command line (sagemaker_training/mapping.py); SM_HPS has it unharmed.
+
+    :raises HyperparameterError: naming the hyperparameter.
+    """
+    arguments, unknown = _parser().parse_known_args(argv)
+    # A tuner adds _tuning_objective_metric, the toolkit passes some sagemaker_ names on.
+    names = [argument for argument in unknown if argument.startswith("--")]
+    if foreign := [name for name in names if not name.startswith(("--_", "--sagemaker_"))]:
+        raise HyperparameterError(f"hyperparameter {foreign[0].removeprefix('--')} is unknown to train.py")
+    values = vars(arguments)
+    values["debug_hook_config"] = _hook_config(values["debug_hook_config"], environment)
+    return Hyperparameters(**values)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="train.py", description="Trains the tail of a network.", allow_abbrev=False)
+
+    def add(name: str, kind: Callable[[str], Any], default: Any, text: str, *aliases: str) -> None:
+        spellings = dict.fromkeys([name, *aliases, name.replace("-", "_")])
+        parser.add_argument(
+            *(f"--{spelling}" for spelling in spellings),
+            dest=name.replace("-", "_"), type=kind, default=default, help=text,
+        )  # fmt: skip
+
+    positive, whole = _number(float, 0, exclusive=True), _number(int, 1)
+    add("lr", positive, 0.03, "learning rate at the first step; falls to 0 over the run along a cosine",
+        "learning-rate", "learning_rate")  # fmt: skip
+    add("batch-size", whole, 64, "images per step")
+    add("epochs", whole, 10, "passes over the training images")
+    add("optimizer", _choice(OPTIMIZERS), "sgd", "sgd (Nesterov momentum 0.9) or adamw")
+    add("weight-decay", _number(float, 0), 0.0, "of the optimizer")
+    add("seed", _number(int, 0), 0, "of the order of images and of new layers")
+    add("arch", _choice(tuple(architectures.HEADS)), None, "torchvision architecture")
+    add("tail", _choice(architectures.TAILS), None, "what is trained: fc, layer4 or all")
+    add("weights", _text, None, "none, DEFAULT, a torchvision name or a file")
+    add("image-size", whole, None, "pixels a side")
+    add("max-unreadable", _number(float, 0), 0.01, "largest share of unreadable images")
+    add("debug-hook-config", _text, None, "SageMaker's DebugHookConfig as JSON; no hook without it")
+    add("profiler-interval-ms", _number(int, 0), 0, "between system metrics; 0 is off")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise HyperparameterError(f"hyperparameter {message.removeprefix('argument ')}")
+
+
+def _text(value: str) -> str:
+    """Without the quotes in which SageMaker returns categorical values (`"64"`)."""
+    value = value.strip()
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
+
+
+def _number(kind: type, minimum: float, exclusive: bool = False) -> Callable[[str], float]:
+    bound = f"{'above' if exclusive else 'at least'} {minimum}"
+    noun = "a whole number" if kind is int else "a number"
+
+    def convert(value: str) -> Any:
+        try:
+            number = kind(_text(value))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {noun} {bound}, got {value!r}") from None
+        if not math.isfinite(number) or number < minimum or (exclusive and number == minimum):
+            raise argparse.ArgumentTypeError(f"must be {noun} {bound}, got {value!r}")
+        return number
+
+    return convert
+
+
+def _choice(choices: Sequence[str]) -> Callable[[str], str]:
+    def convert(value: str) -> str:
+        if _text(value) not in choices:
+            raise argparse.ArgumentTypeError(f"must be one of {', '.join(choices)}, got {value!r}")
+        return _text(value)
+
+    return convert
+
+
+def _hook_config(argument: str | None, environment: Mapping[str, str]) -> dict[str, Any] | None:
+    name = "debug-hook-config"
+    given = json.loads(environment.get("SM_HPS") or "{}").get(name, argument)
+    if not given:
+        return None
+    try:
+        config = json.loads(given) if isinstance(given, str) else given
+    except ValueError as error:
+        raise HyperparameterError(f"hyperparameter {name} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise HyperparameterError(f"hyperparameter {name} must be a JSON object, got {given!r}")
+    return config

@@ -1,0 +1,1 @@
+"""Where a training job's time and machine go."""

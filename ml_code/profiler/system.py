@@ -1,0 +1,158 @@
+"""System metrics in the files that SageMaker writes, sampled by this process's own thread.
+
+    PROFILER/system/incremental/2026112109/1795254000.algo-1.json
+
+One JSON object a line, one file a minute, named by the minute's start (UTC), in a folder per hour. smdebug's
+readers, and the report, open them like the platform's own.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+Row = tuple[str, str, str, float]
+"""(Type, Name, Dimension, Value)."""
+
+
+class SystemSampler:
+    """Samples every `interval` seconds between `start()` and `stop()`, or for the length of a `with` block.
+
+    A sample takes about a millisecond; the thread sleeps in between. A failing sample ends sampling and is kept
+    in `error`, since metrics are not worth a training.
+    """
+
+    def __init__(self, profiler_dir: Path, interval: float, node: str = "algo-1") -> None:
+        if interval <= 0:
+            raise ValueError(f"the interval must be above 0 seconds: got {interval}")
+        self._root = profiler_dir / "system" / "incremental"
+        self._interval = interval
+        self._node = node
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="system-metrics", daemon=True)
+        self.error: str | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Takes one last sample, so that even a job shorter than the interval has one, and ends the thread."""
+        self._stopped.set()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        try:
+            gpus = _gpu_sampler()
+            rates = _Rates()
+            due = time.monotonic()
+            while not self._stopped.wait(max(0.0, due - time.monotonic())):
+                self._write([*_cpu(), *_memory(), *rates(), *gpus()])
+                due = max(due + self._interval, time.monotonic())
+            self._write([*_cpu(), *_memory(), *rates(), *gpus()])
+        except Exception as error:  # anything at all: a full disk, a driver that went away
+            self.error = f"system metrics ended: {type(error).__name__}: {error}"
+            print(self.error, flush=True)
+
+    def _write(self, rows: Iterable[Row]) -> None:
+        now = time.time()
+        folder = self._root / time.strftime("%Y%m%d%H", time.gmtime(now))
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = (
+            json.dumps(
+                {
+                    "Type": kind,
+                    "Name": name,
+                    "Dimension": dimension,
+                    "Value": value,
+                    "NodeId": self._node,
+                    "Timestamp": now,
+                }
+            )
+            for kind, name, dimension, value in rows
+        )
+        with (folder / f"{int(now) // 60 * 60}.{self._node}.json").open("a") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+def _cpu() -> Iterable[Row]:
+    # Since the call before; psutil keeps that per process, and no other part of a job asks.
+    for index, times in enumerate(psutil.cpu_times_percent(percpu=True)):
+        yield "cpu", f"cpu{index}", "CPUUtilization", round(100 - times.idle - getattr(times, "iowait", 0), 2)
+        yield "cpu", f"cpu{index}", "I/OWaitPercentage", getattr(times, "iowait", 0.0)
+
+
+def _memory() -> Iterable[Row]:
+    yield "memory", "MemoryUsedPercent", "", psutil.virtual_memory().percent
+
+
+class _Rates:
+    """Disk and network counters as rates since the sample before; the first sample has none."""
+
+    def __init__(self) -> None:
+        self._before: tuple[float, Any, Any] | None = None
+
+    def __call__(self) -> Iterable[Row]:
+        now, disk, net = time.monotonic(), psutil.disk_io_counters(), psutil.net_io_counters()
+        before, self._before = self._before, (now, disk, net)
+        if before is None:
+            return
+        seconds = max(now - before[0], 1e-6)
+        if disk and before[1]:  # None on machines without disks, containers among them
+            operations = disk.read_count + disk.write_count - before[1].read_count - before[1].write_count
+            yield "i/o", "IOPS", "", operations / seconds
+            read, written = (
+                disk.read_bytes - before[1].read_bytes,
+                disk.write_bytes - before[1].write_bytes,
+            )
+            yield "i/o", "ReadThroughputInBytesPerSecond", "", read / seconds
+            yield "i/o", "WriteThroughputInBytesPerSecond", "", written / seconds
+        if net and before[2]:
+            # SageMaker tells the job's traffic from the platform's; one interface knows only their sum.
+            received = (net.bytes_recv - before[2].bytes_recv) / seconds
+            sent = (net.bytes_sent - before[2].bytes_sent) / seconds
+            yield "network", "ReceiveBytesPerSecond", "Algorithm", received
+            yield "network", "TransmitBytesPerSecond", "Algorithm", sent
+
+
+def _gpu_sampler() -> Callable[[], Iterable[Row]]:
+    """NVML through nvidia-ml-py where both it and a GPU are there; otherwise no rows."""
+    try:
+        import pynvml  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        return lambda: ()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return lambda: ()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    indices = range(pynvml.nvmlDeviceGetCount()) if visible is None else _indices(visible)
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in indices]
+
+    def sample() -> Iterable[Row]:
+        for index, handle in enumerate(handles):
+            used = pynvml.nvmlDeviceGetUtilizationRates(handle)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            yield "gpu", f"gpu{index}", "GPUUtilization", float(used.gpu)
+            yield "gpu", f"gpu{index}", "GPUMemoryUtilization", 100 * memory.used / memory.total
+
+    return sample
+
+
+def _indices(visible: str) -> list[int]:
+    """CUDA_VISIBLE_DEVICES as NVML indices; names of another form (GPU-…, MIG-…) have none."""
+    return [int(part) for part in visible.split(",") if part.strip().isdigit()]

@@ -1,0 +1,1 @@
+"""The SageMaker serving contract over HTTP."""

@@ -1,0 +1,195 @@
+"""Trains the tail of a network on cached features or on images (SageMaker training job).
+
+    SM_CHANNEL_TRAIN=var/features/train SM_CHANNEL_VALIDATION=var/features/validation \\
+    SM_CHANNEL_TRUNK=var/features/trunk SM_MODEL_DIR=var/model SM_OUTPUT_DATA_DIR=var/output \\
+        python train.py --lr 0.03 --batch-size 64 --epochs 20
+
+One script for tuning and for retraining. @@TIMES@@
+
+Hyperparameters, channels, log lines and files: docs/contracts.md. A failure is one sentence, on stderr and in
+$SM_OUTPUT_DIR/failure, and exit status 1.
+"""
+
+import contextlib
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from model import artifact
+from model.extraction import Split, device
+from model.hyperparameters import Hyperparameters, parse
+from model.material import Material, from_features, from_images
+from model.training import Trainer, TrainingError
+from model.whitening import Whitening, zero_head
+from profiler.step_clock import StepClock
+from profiler.system import SystemSampler
+
+if TYPE_CHECKING:
+    from debugger.hook import TensorHook
+
+CODE = Path(__file__).resolve().parent
+SERVED = ("inference.py", "data", "model", "serving")
+"""What the model archive carries: the served code is the code that the model was made with."""
+LOGGED = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "seconds")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What SageMaker says through the environment."""
+
+    train: Path
+    validation: Path
+    trunk: Path | None
+    weights: Path | None
+    model: Path
+    output: Path
+    name: str
+    cpus: int
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Job":
+        """:raises ValueError: naming a variable that is missing."""
+
+        def path(name: str) -> Path:
+            if not environment.get(name):
+                raise ValueError(f"the environment lacks {name}: see the command at the top of train.py")
+            return Path(environment[name])
+
+        def channel(name: str) -> Path | None:
+            return Path(environment[name]) if environment.get(name) else None
+
+        return cls(
+            train=path("SM_CHANNEL_TRAIN"),
+            validation=path("SM_CHANNEL_VALIDATION"),
+            trunk=channel("SM_CHANNEL_TRUNK"),
+            weights=channel("SM_CHANNEL_WEIGHTS"),
+            model=path("SM_MODEL_DIR"),
+            output=path("SM_OUTPUT_DATA_DIR"),
+            name=environment.get("TRAINING_JOB_NAME") or "local",
+            cpus=int(environment.get("SM_NUM_CPUS") or os.cpu_count() or 1),
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0, or 1 after one sentence on what went wrong."""
+    try:
+        run(parse(argv), Job.from_environment())
+    except Exception as error:
+        sentence = f"train.py: {error}"
+        if not isinstance(error, (ValueError, OSError, TrainingError)):
+            traceback.print_exc()
+            sentence = f"train.py: {type(error).__name__}: {error}"
+        # The platform shows the first kilobyte of this file as the job's FailureReason.
+        if folder := os.environ.get("SM_OUTPUT_DIR"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            (Path(folder) / "failure").write_text(sentence + "\n")
+        print(sentence, file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def run(settings: Hyperparameters, job: Job) -> None:
+    """:raises ValueError: when settings or data are wrong. :raises TrainingError: when a loss is not finite."""
+    torch.set_num_threads(job.cpus)
+    torch.backends.cudnn.deterministic = True
+    job.output.mkdir(parents=True, exist_ok=True)
+    interval = settings.profiler_interval_ms / 1000
+    with SystemSampler(job.output / "profiler-output", interval) if interval else contextlib.nullcontext():
+        if job.trunk:
+            material = from_features(settings, job.trunk, job.train, job.validation)
+        else:
+            material = from_images(settings, job.train, job.validation, job.weights, job.cpus)
+        best = fit(material, settings, job)
+    save(material, settings, job, best)
+    print(line(best, f"best epoch={best['epoch']}", ("validation_loss", "validation_accuracy")), flush=True)
+
+
+def fit(material: Material, settings: Hyperparameters, job: Job) -> dict[str, Any]:
+    """Trains the tail in place; the best epoch's numbers. Writes what there is to know even when it fails."""
+    network, target = material.network, device()
+    train, validation, whitening = material.train, material.validation, None
+    if material.manifest["tail"] == "fc":
+        whitening = Whitening.fit(train.inputs)
+        zero_head(network.fc)
+        train, validation = (Split(whitening(split.inputs), split.labels) for split in (train, validation))
+        # One layer's steps are too small to share: with two threads they take 0.7 ms each on an idle machine,
+        # and 25 ms where another job keeps a core busy.
+        torch.set_num_threads(1)
+    network.tail.to(target)
+    clock = StepClock(target)
+    trainer = Trainer(network.tail, settings, target, clock)
+    if train.inputs.dtype == torch.uint8:
+        trainer.prepare = material.preprocessing.normalize
+    hook, hook_errors = attach_hook(trainer, settings, job)
+    epochs: list[dict[str, Any]] = []
+
+    def report(epoch: dict[str, Any]) -> None:
+        epochs.append(epoch)
+        print(line(epoch, f"epoch={epoch['epoch']}", LOGGED), flush=True)
+
+    try:
+        best = trainer.fit(train, validation, report)
+    finally:
+        if hook:
+            hook.finish()
+            hook_errors += hook.errors
+        history = {"epochs": epochs, "hook_errors": hook_errors, "unreadable": material.unreadable}
+        artifact.write_json(job.output / "history.json", history)
+        artifact.write_json(job.output / "steps.json", clock.seconds)
+    network.tail.cpu()
+    if whitening:
+        whitening.fold(network.fc)
+    return best
+
+
+def attach_hook(
+    trainer: Trainer, settings: Hyperparameters, job: Job
+) -> tuple["TensorHook | None", list[str]]:
+    """The debugger hook where it is asked for, or why there is none: a training is worth more than its hook."""
+    if settings.debug_hook_config is None:
+        return None, []
+    try:
+        from debugger import hook as debugger  # smdebug takes most of a second: tuning jobs do without
+
+        out_dir = job.output / "debug-output"
+        hook = debugger.create(settings.debug_hook_config, out_dir, trainer.tail, trainer.criterion)
+    except Exception as error:
+        sentence = f"no debugger hook: {type(error).__name__}: {error}"
+        print(sentence, flush=True)
+        return None, [sentence]
+    trainer.on_phase = hook.phase
+    return hook, []
+
+
+def save(material: Material, settings: Hyperparameters, job: Job, best: dict[str, Any]) -> None:
+    """The model archive's content: weights, manifest and the code that serves them."""
+    metrics = {name: best[name] for name in LOGGED if name.startswith("validation_")}
+    manifest = material.manifest | {
+        "job": job.name,
+        "hyperparameters": settings.to_dict(),
+        "validation": metrics | {"epoch": best["epoch"]},
+        "counts": {"train": len(material.train.labels), "validation": len(material.validation.labels)},
+    }
+    artifact.save_model(job.model, material.network, manifest)
+    (job.model / "code").mkdir(exist_ok=True)
+    for name in SERVED:
+        if (CODE / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(CODE / name, job.model / "code" / name, ignore=ignored, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(CODE / name, job.model / "code" / name)
+
+
+def line(numbers: dict[str, Any], head: str, names: Sequence[str]) -> str:
+    """What SageMaker's metric definitions read: name=number, separated by spaces."""
+    return " ".join([head, *(f"{name}={numbers[name]:.4f}" for name in names)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
