@@ -70,5 +70,5 @@ def _verdict(name: str, settings: Mapping[str, Any], tensors: SavedTensors | str
 
 def _reason(error: Exception) -> str:
     if isinstance(error, NotEvaluatedError | ValueError):
-        return f"{error}."
+        return f"{str(error).rstrip('.')}."
     return f"the rule failed with {type(error).__name__}: {error}."

@@ -111,7 +111,7 @@ class PoorWeightInitialization:
             raise NotEvaluatedError(
                 f"fewer than two trainable layers have activation inputs matching "
                 f"{self.activation_inputs_regex!r} in the first {self.steps} steps "
-                "(the `relu_input` collection saves them)"
+                "(the `relu_input` collection saves them, where the trained layers have any)"
             )
         ratio, step, layers = max(ratios, key=lambda item: item[0])
         name = min(layers, key=lambda layer: layers[layer])

@@ -68,12 +68,7 @@ class LossNotDecreasing:
             detail = (
                 f"the loss {kind} {abs(fall):.2f} % {compared}; "
                 f"a fall of {self.diff_percent:g} % is asked for. "
-                f"Over the whole run it fell by {overall:.0f} %: "
-                + (
-                    "it had converged, so fewer epochs would do."
-                    if overall > _CONVERGED_PERCENT
-                    else "it hardly learns, so change the learning rate or look at the labels."
-                )
+                f"Over the whole run it fell by {overall:.0f} %: " + _meaning(overall, mode)
             )
         return Finding(issue is not None, detail, now.step, name, fall, self.diff_percent)
 
@@ -107,6 +102,14 @@ class LossNotDecreasing:
             checks.append((before, now, fall))
             next_step = now.step + self.num_steps
         return checks
+
+
+def _meaning(overall_fall: float, mode: Mode) -> str:
+    if overall_fall <= _CONVERGED_PERCENT:
+        return "it hardly learns, so change the learning rate or look at the labels."
+    if mode == "EVAL":
+        return "it had converged, so fewer epochs would do."
+    return "it does learn; single batches are noisy, and more evaluation passes would say more."
 
 
 # Below this overall fall, a flat loss is called stuck and not converged (in the detail only).
@@ -160,8 +163,8 @@ class Overfit:
         )
         if fired is None:
             detail = (
-                f"at the widest, {gap}; more than {self.ratio_threshold:+.0%} for {self.patience} passes "
-                f"in a row would fire (longest: {longest})."
+                f"at the widest, {gap}; above {self.ratio_threshold:+.0%} it fires, with patience {self.patience} "
+                f"(longest stretch above: {longest})."
             )
         else:
             above = sum(ratio[2] > self.ratio_threshold for ratio in ratios)
