@@ -11,7 +11,7 @@
 
 Prints one line per stage with its seconds, and the decision last. The exit status says whether there is
 a report, not what it decides: the decision is `verdict.decision` in report.json. On two cores and a
-ResNet18, 360 images of 64 x 64 with a champion take about 15 s, half of it imports.
+ResNet18, 360 images of 64 x 64 with a champion take about 12 s, half of it imports.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python -m debugger.rules DEBUG_OUTPUT_DIR --rules '{"Overfit": {"parameters": {"patience": "2"}}}'
 
 Prints the verdicts as JSON. About 3 s for the five rules over 400 steps of a small tail, most of it
-the import of torch and smdebug. Exit status 0 whatever the verdicts are: they are the answer.
+imports. Exit status 0 whatever the verdicts are: they are the answer.
 """
 
 from __future__ import annotations
