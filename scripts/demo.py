@@ -55,7 +55,8 @@ class Run:
     def tasks(self) -> list[tuple[str, str | None, float | None, float | None]]:
         """(task, state, start, end) with times in seconds since the epoch, in the order of their start."""
         rows = self.query(
-            "SELECT t.task_id, t.state, unixepoch(t.start_date, 'subsec'), unixepoch(t.end_date, 'subsec') "
+            "SELECT t.task_id, t.state, (julianday(t.start_date) - 2440587.5) * 86400, "
+            "(julianday(t.end_date) - 2440587.5) * 86400 "
             "FROM task_instance t JOIN dag_run r ON t.run_id = r.run_id AND t.dag_id = r.dag_id "
             "WHERE r.dag_id = ? AND r.logical_date = ? ORDER BY t.start_date"
         )
