@@ -122,7 +122,8 @@ class TrainingJobs(Jobs):
             }
             reason = changes.get("FailureReason")
             _add_transition(job, secondary, reason or messages.get(secondary, "Training job stopped"))
-            job["SecondaryStatusTransitions"][-1]["EndTime"] = now
+            last = job["SecondaryStatusTransitions"][-1]
+            last["EndTime"] = last["StartTime"]
 
     def _result(self, run: Run, outcome: Outcome) -> Document:
         if outcome.stopped:

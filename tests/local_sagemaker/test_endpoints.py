@@ -1,0 +1,257 @@
+"""Endpoints, transform jobs and the registry, with servers that really serve."""
+
+import threading
+import time
+import urllib.request
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.local_sagemaker.cloud_client import BUCKET, PLAIN, ROLE, SERVING, Cloud, unique, wait
+
+
+def test_create_and_invoke(cloud: Cloud) -> None:
+    endpoint = cloud.endpoint(cloud.model("one", EXTRA="/opt/ml/model"))
+    answer = cloud.runtime.invoke_endpoint(EndpointName=endpoint, Body=b"12345", ContentType="image/png")
+    body = answer["Body"].read().decode()
+    assert body.startswith("one:image/png:/")
+    assert body.endswith("/ml/model:5")
+    assert answer["InvokedProductionVariant"] == "v1"
+    assert answer["CustomAttributes"] == "seen"
+    description = cloud.sagemaker.describe_endpoint(EndpointName=endpoint)
+    variant = description["ProductionVariants"][0]
+    assert (variant["CurrentInstanceCount"], variant["CurrentWeight"]) == (1, 1.0)
+    assert variant["DeployedImages"][0]["SpecifiedImage"] == SERVING
+    # As a program without AWS's libraries would.
+    url = f"{cloud.address['sagemaker']}/endpoints/{endpoint}/invocations"
+    with urllib.request.urlopen(urllib.request.Request(url, b"123", method="POST")) as response:
+        assert response.read().decode().endswith(":3")
+    streams = cloud.logs.describe_log_streams(logGroupName=f"/aws/sagemaker/Endpoints/{endpoint}")[
+        "logStreams"
+    ]
+    assert streams[0]["logStreamName"].startswith("v1/i-")
+
+
+def test_an_update_under_load_loses_no_request(cloud: Cloud) -> None:
+    endpoint = cloud.endpoint(cloud.model("old"))
+    answers: list[str] = []
+    stop = threading.Event()
+
+    def ask(body: bytes) -> None:
+        while not stop.is_set():
+            answers.append(cloud.invoke(endpoint, body).split(":")[0])
+
+    # A slow request is in flight when the traffic is switched.
+    threads = [threading.Thread(target=ask, args=(body,)) for body in (b"quick", b"slow")]
+    for thread in threads:
+        thread.start()
+    config = cloud.config(cloud.model("new"))
+    cloud.sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=config)
+    description = cloud.sagemaker.describe_endpoint(EndpointName=endpoint)
+    assert description["EndpointStatus"] == "Updating"
+    assert description["PendingDeploymentSummary"]["EndpointConfigName"] == config
+    with pytest.raises(ClientError, match="Cannot update in-progress endpoint"):
+        cloud.sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=config)
+    after = cloud.endpoint_end(endpoint)
+    time.sleep(0.2)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert (after["EndpointStatus"], after["EndpointConfigName"]) == ("InService", config)
+    assert "PendingDeploymentSummary" not in after
+    assert set(answers) == {"old", "new"}
+    assert cloud.invoke(endpoint).startswith("new")
+    with pytest.raises(ClientError, match="to the configuration that it has"):
+        cloud.sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=config)
+
+
+def test_a_failed_update_leaves_the_old_model_serving(cloud: Cloud) -> None:
+    config = cloud.config(cloud.model("good"))
+    endpoint = unique("endpoint")
+    cloud.sagemaker.create_endpoint(EndpointName=endpoint, EndpointConfigName=config)
+    cloud.endpoint_end(endpoint)
+    cloud.sagemaker.update_endpoint(
+        EndpointName=endpoint, EndpointConfigName=cloud.config(cloud.model("broken"))
+    )
+    description = cloud.endpoint_end(endpoint)
+    assert (description["EndpointStatus"], description["EndpointConfigName"]) == ("InService", config)
+    assert "this model cannot be loaded" in description["FailureReason"]
+    assert cloud.invoke(endpoint).startswith("good")
+
+
+def test_a_failed_create_says_why_and_can_only_be_deleted(cloud: Cloud) -> None:
+    endpoint = cloud.endpoint(cloud.model("broken"))
+    description = cloud.sagemaker.describe_endpoint(EndpointName=endpoint)
+    assert description["EndpointStatus"] == "Failed"
+    assert "this model cannot be loaded" in description["FailureReason"]
+    with pytest.raises(ClientError, match="in status Failed"):
+        cloud.sagemaker.update_endpoint(
+            EndpointName=endpoint, EndpointConfigName=cloud.config(cloud.model("x"))
+        )
+    cloud.sagemaker.delete_endpoint(EndpointName=endpoint)
+
+
+def test_errors_of_the_model_and_of_the_caller(cloud: Cloud) -> None:
+    endpoint = cloud.endpoint(cloud.model("one"))
+    with pytest.raises(ClientError) as raised:
+        cloud.invoke(endpoint, b"bad")
+    response: Any = raised.value.response
+    assert response["ResponseMetadata"]["HTTPStatusCode"] == 424
+    assert response["Error"]["Code"] == "ModelError"
+    assert response["OriginalStatusCode"] == 400
+    assert response["OriginalMessage"] == '{"error": "not an image"}'
+    assert f"log-group:/aws/sagemaker/Endpoints/{endpoint}:" in response["LogStreamArn"]
+    with pytest.raises(ClientError, match="Endpoint missing of account 000000000000 not found"):
+        cloud.invoke("missing")
+    with pytest.raises(ClientError, match="is not a production variant"):
+        cloud.invoke(endpoint, TargetVariant="absent")
+    with pytest.raises(ClientError, match="over the limit"):
+        cloud.invoke(endpoint, b"x" * (6 * 1024 * 1024 + 1))
+    with pytest.raises(ClientError, match="does not do the header"):
+        cloud.invoke(endpoint, TargetModel="m.tar.gz")
+
+
+def test_a_server_that_dies_is_started_again(cloud: Cloud) -> None:
+    endpoint = cloud.endpoint(cloud.model("one"))
+    with pytest.raises(ClientError, match="ModelError"):
+        cloud.invoke(endpoint, b"die")
+    # boto3 tries again while the answer is 503.
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        try:
+            assert cloud.invoke(endpoint).startswith("one")
+            return
+        except ClientError as error:
+            assert error.response["Error"]["Code"] == "ServiceUnavailable"
+    pytest.fail("the server did not come back")
+
+
+def test_variants_have_weights_and_can_be_named(cloud: Cloud) -> None:
+    endpoint = cloud.endpoint(cloud.model("one"), cloud.model("two"), instances=2)
+    assert {cloud.invoke(endpoint).split(":")[0] for _ in range(10)} == {"one"}
+    assert cloud.invoke(endpoint, TargetVariant="v2").startswith("two")
+
+
+def test_delete(cloud: Cloud) -> None:
+    endpoint = cloud.endpoint(cloud.model("one"))
+    cloud.sagemaker.delete_endpoint(EndpointName=endpoint)
+    deadline = time.monotonic() + 10
+    while any(item["EndpointName"] == endpoint for item in cloud.sagemaker.list_endpoints()["Endpoints"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with pytest.raises(ClientError, match="not found"):
+        cloud.invoke(endpoint)
+
+
+def test_names_that_are_taken(cloud: Cloud) -> None:
+    model = cloud.model("one")
+    config = cloud.config(model)
+    endpoint = cloud.endpoint(model)
+    container = {"Image": SERVING, "ModelDataUrl": f"s3://{BUCKET}/m"}
+    with pytest.raises(ClientError, match="Cannot create already existing model"):
+        cloud.sagemaker.create_model(ModelName=model, PrimaryContainer=container, ExecutionRoleArn=ROLE)
+    with pytest.raises(
+        ClientError, match=r"\): Cannot create already existing endpoint configuration|operation: Cannot"
+    ):
+        variant = {"VariantName": "v", "ModelName": model, "InitialInstanceCount": 1}
+        cloud.sagemaker.create_endpoint_config(EndpointConfigName=config, ProductionVariants=[variant])
+    with pytest.raises(ClientError) as raised:
+        cloud.sagemaker.create_endpoint(EndpointName=endpoint, EndpointConfigName=config)
+    # The Airflow provider tells by the beginning that it has to update instead.
+    assert raised.value.response["Error"]["Message"].startswith("Cannot create already existing endpoint")
+
+
+def test_what_is_not_done_is_refused(cloud: Cloud) -> None:
+    config = cloud.config(cloud.model("one"))
+    canary = {
+        "BlueGreenUpdatePolicy": {
+            "TrafficRoutingConfiguration": {
+                "Type": "CANARY",
+                "WaitIntervalInSeconds": 0,
+                "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": 10},
+            }
+        }
+    }
+    with pytest.raises(ClientError, match="does not do canary"):
+        cloud.sagemaker.create_endpoint(EndpointName="x", EndpointConfigName=config, DeploymentConfig=canary)
+    with pytest.raises(ClientError, match="no `serve` command"):
+        cloud.sagemaker.create_model(ModelName="x", PrimaryContainer={"Image": PLAIN}, ExecutionRoleArn=ROLE)
+    serverless = {
+        "VariantName": "v",
+        "ModelName": "m",
+        "ServerlessConfig": {"MemorySizeInMB": 1024, "MaxConcurrency": 1},
+    }
+    with pytest.raises(ClientError, match="does not do serverless"):
+        cloud.sagemaker.create_endpoint_config(EndpointConfigName="x", ProductionVariants=[serverless])
+
+
+def transform(cloud: Cloud, model: str, prefix: str, **changes: Any) -> dict[str, Any]:
+    name = unique("transform")
+    source = {"S3DataType": "S3Prefix", "S3Uri": f"s3://{BUCKET}/{prefix}"}
+    cloud.sagemaker.create_transform_job(
+        TransformJobName=name,
+        ModelName=model,
+        TransformInput={"DataSource": {"S3DataSource": source}, "ContentType": "image/png"},
+        TransformOutput={"S3OutputPath": f"s3://{BUCKET}/transformed/{name}"},
+        TransformResources={"InstanceType": "ml.m5.large", "InstanceCount": 1},
+        **changes,
+    )
+    return wait(lambda: cloud.sagemaker.describe_transform_job(TransformJobName=name), "TransformJobStatus")
+
+
+def test_transform(cloud: Cloud) -> None:
+    for number in range(5):
+        cloud.put(f"to-transform/deep/{number}.png", b"x" * number)
+    job = transform(
+        cloud, cloud.model("one"), "to-transform", MaxConcurrentTransforms=3, Environment={"EXTRA": "e"}
+    )
+    assert job["TransformJobStatus"] == "Completed"
+    prefix = f"transformed/{job['TransformJobName']}/"
+    assert cloud.keys(prefix) == [f"deep/{number}.png.out" for number in range(5)]
+    assert cloud.read(f"s3://{BUCKET}/{prefix}deep/3.png.out") == b"one:image/png:e:3"
+
+
+def test_a_transform_that_the_model_refuses_fails(cloud: Cloud) -> None:
+    cloud.put("bad-transform/x.png", b"bad")
+    job = transform(cloud, cloud.model("one"), "bad-transform")
+    assert job["TransformJobStatus"] == "Failed"
+    assert "not an image" in job["FailureReason"]
+    job = transform(cloud, cloud.model("broken"), "bad-transform")
+    assert "this model cannot be loaded" in job["FailureReason"]
+
+
+def test_registry(cloud: Cloud) -> None:
+    group = unique("group")
+    cloud.sagemaker.create_model_package_group(ModelPackageGroupName=group)
+    with pytest.raises(ClientError) as raised:
+        cloud.sagemaker.create_model_package_group(ModelPackageGroupName=group)
+    assert raised.value.response["Error"]["Message"].startswith("Model Package Group already exists")
+    data = cloud.sagemaker.describe_model(ModelName=cloud.model("packed"))["PrimaryContainer"]["ModelDataUrl"]
+    specification = {
+        "Containers": [{"Image": SERVING, "ModelDataUrl": data}],
+        "SupportedContentTypes": ["image/png"],
+        "SupportedResponseMIMETypes": ["text/plain"],
+    }
+    packages = [
+        cloud.sagemaker.create_model_package(
+            ModelPackageGroupName=group, InferenceSpecification=specification
+        )["ModelPackageArn"]
+        for _ in range(2)
+    ]
+    assert packages[1].endswith(f":model-package/{group}/2")
+    cloud.sagemaker.update_model_package(ModelPackageArn=packages[1], ModelApprovalStatus="Approved")
+    description = cloud.sagemaker.describe_model_package(ModelPackageName=packages[1])
+    assert (description["ModelPackageVersion"], description["ModelApprovalStatus"]) == (2, "Approved")
+    listed = cloud.sagemaker.list_model_packages(ModelPackageGroupName=group, ModelApprovalStatus="Approved")
+    assert [item["ModelPackageArn"] for item in listed["ModelPackageSummaryList"]] == packages[1:]
+    # A model may name a package instead of an image.
+    model = unique("model")
+    container = {"ModelPackageName": packages[1]}
+    cloud.sagemaker.create_model(ModelName=model, PrimaryContainer=container, ExecutionRoleArn=ROLE)
+    assert cloud.invoke(cloud.endpoint(model)).startswith("packed")
+    with pytest.raises(ClientError, match="ConflictException"):
+        cloud.sagemaker.delete_model_package_group(ModelPackageGroupName=group)
+    for package in packages:
+        cloud.sagemaker.delete_model_package(ModelPackageName=package)
+    cloud.sagemaker.delete_model_package_group(ModelPackageGroupName=group)

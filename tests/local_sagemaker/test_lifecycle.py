@@ -1,0 +1,121 @@
+"""Starting, ending, being killed: what is left, and what comes back."""
+
+import json
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.local_sagemaker.cloud_client import Cloud, launch, unique
+from tests.local_sagemaker.test_tuning import describe, request
+
+
+def processes_of(state: Path) -> list[psutil.Process]:
+    """Everything that runs for a state directory, save the service itself and its keeper."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            mark = process.environ().get("LOCAL_SAGEMAKER", "")
+            if mark.startswith(f"{state}#") and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_until_gone(state: Path) -> None:
+    deadline = time.monotonic() + 5
+    while left := processes_of(state):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+SLEEPER = """
+import subprocess, time
+# In a session of its own, which a process group would not reach.
+subprocess.Popen(["sleep", "612"], start_new_session=True)
+print("loss=1", flush=True)
+time.sleep(611)
+"""
+
+
+def test_killed_and_started_again(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path / "state")
+    endpoint = cloud.endpoint(cloud.model("one"))
+    updating = cloud.endpoint(cloud.model("old"))
+    training = cloud.training_request(SLEEPER)
+    cloud.sagemaker.create_training_job(**training)
+    tuning = request(cloud, SLEEPER)
+    cloud.sagemaker.create_hyper_parameter_tuning_job(**tuning)
+    time.sleep(1)
+    before = cloud.sagemaker.describe_endpoint(EndpointName=updating)["EndpointConfigName"]
+    new = cloud.config(cloud.model("new"))
+    cloud.sagemaker.update_endpoint(EndpointName=updating, EndpointConfigName=new)
+    assert any("612" in process.cmdline() for process in processes_of(cloud.state))
+    cloud.end(signal.SIGKILL)
+    wait_until_gone(cloud.state)
+
+    started = time.monotonic()
+    again = Cloud(tmp_path / "state")
+    job = again.sagemaker.describe_training_job(TrainingJobName=training["TrainingJobName"])
+    assert job["TrainingJobStatus"] == "Failed"
+    assert "local_sagemaker ended while this job was in progress" in job["FailureReason"]
+    assert job["TrainingEndTime"]
+    assert describe(again, tuning["HyperParameterTuningJobName"])["HyperParameterTuningJobStatus"] == "Failed"
+    assert again.endpoint_end(endpoint)["EndpointStatus"] == "InService"
+    assert again.invoke(endpoint).startswith("one")
+    assert time.monotonic() - started < 15
+    after = again.endpoint_end(updating)
+    assert (after["EndpointStatus"], after["EndpointConfigName"]) == ("InService", before)
+    assert again.invoke(updating).startswith("old")
+    assert again.train("print('loss=1')")["TrainingJobStatus"] == "Completed"
+    assert again.end() == 0
+    wait_until_gone(again.state)
+
+
+def test_sigterm_ends_everything_within_seconds(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path / "state")
+    cloud.endpoint(cloud.model("one"))
+    cloud.sagemaker.create_training_job(**cloud.training_request(SLEEPER, TrainingJobName=unique("sleeper")))
+    time.sleep(0.5)
+    started = time.monotonic()
+    assert cloud.end() == 0
+    assert time.monotonic() - started < 6
+    assert processes_of(cloud.state) == []
+
+
+def test_health(cloud: Cloud) -> None:
+    with urllib.request.urlopen(cloud.address["sagemaker"]) as response:
+        health = json.load(response)
+    assert (health["service"], health["state"]) == ("local_sagemaker", str(cloud.state))
+    assert health["aws"] == cloud.address["aws"]
+    assert health["jobs"].keys() >= {"TrainingJob", "ProcessingJob"}
+
+
+def ends_with(process: "subprocess.Popen[bytes]") -> str:
+    """The one sentence with which a start that cannot be ends."""
+    output, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert output == b""
+    lines = errors.decode().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(("which", "option"), [("sagemaker", "--port"), ("aws", "--aws-port")])
+def test_a_port_in_use(cloud: Cloud, tmp_path: Path, which: str, option: str) -> None:
+    port = int(cloud.address[which].rpartition(":")[2])
+    process = launch(tmp_path, **{option.strip("-").replace("-", "_"): port})
+    sentence = ends_with(process)
+    assert str(port) in sentence
+    assert sentence.endswith(f"choose another with {option}")
+
+
+def test_a_state_directory_in_use(cloud: Cloud) -> None:
+    sentence = ends_with(launch(cloud.state))
+    assert str(cloud.state) in sentence
+    assert sentence.endswith("choose another with --state")

@@ -1,0 +1,142 @@
+"""Validation, errors and lists, as AWS words them."""
+
+import http.client
+import json
+import urllib.parse
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.local_sagemaker.cloud_client import ROLE, Cloud, unique
+
+MINUTE = timedelta(minutes=1)
+
+
+def call(cloud: Cloud, operation: str, body: Any) -> tuple[int, dict[str, Any], str | None]:
+    """A request as botocore would not send it: status, answer, error header."""
+    connection = http.client.HTTPConnection(
+        urllib.parse.urlsplit(cloud.address["sagemaker"]).netloc, timeout=10
+    )
+    content = body if isinstance(body, str) else json.dumps(body)
+    connection.request("POST", "/", content, {"X-Amz-Target": f"SageMaker.{operation}"})
+    response = connection.getresponse()
+    answer = response.status, json.loads(response.read()), response.headers.get("x-amzn-errortype")
+    connection.close()
+    return answer
+
+
+def test_all_violations_come_in_one_message(cloud: Cloud) -> None:
+    body = {
+        "TrainingJobName": "under_score",
+        "AlgorithmSpecification": {"TrainingInputMode": "Files"},
+        "RoleArn": ROLE,
+        "InputDataConfig": [{"DataSource": {}}],
+        "OutputDataConfig": {"S3OutputPath": "s3://b/p"},
+        "ResourceConfig": {"InstanceType": "ml.nonsense", "VolumeSizeInGB": -1},
+    }
+    status, answer, code = call(cloud, "CreateTrainingJob", body)
+    assert (status, answer["__type"], code) == (400, "ValidationException", "ValidationException")
+    message = answer["message"]
+    assert message.startswith("5 validation errors detected: ")
+    assert (
+        "Value 'under_score' at 'trainingJobName' failed to satisfy constraint: Member must satisfy regular "
+        "expression pattern: [a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}"
+    ) in message
+    assert "Value 'Files' at 'algorithmSpecification.trainingInputMode' failed" in message
+    assert "Member must satisfy enum value set: [Pipe, File, FastFile]" in message
+    assert (
+        "Value null at 'inputDataConfig.1.member.channelName' failed to satisfy constraint: Member must not be null"
+        in message
+    )
+    assert "Value 'ml.nonsense' at 'resourceConfig.instanceType' failed" in message
+
+
+@pytest.mark.parametrize(
+    ("operation", "body", "code"),
+    [
+        ("CreateTrainingJob", {"TrainingJobName": 7}, "SerializationException"),
+        ("CreateTrainingJob", "not JSON", "SerializationException"),
+        ("CreateTrainingJob", [], "SerializationException"),
+        ("CreateNotebookInstance", {}, "UnknownOperationException"),
+        ("DoNonsense", {}, "UnknownOperationException"),
+        ("ListTrainingJobs", {"NextToken": "nonsense"}, "ValidationException"),
+        ("ListTrainingJobs", {"MaxResults": 1000}, "ValidationException"),
+    ],
+)
+def test_nonsense_is_refused_in_aws_shape(cloud: Cloud, operation: str, body: Any, code: str) -> None:
+    status, answer, header = call(cloud, operation, body)
+    assert (status, answer["__type"], header) == (400, code, code)
+    assert answer["message"]
+
+
+def test_an_operation_that_is_not_there_is_named(cloud: Cloud) -> None:
+    with pytest.raises(ClientError, match="does not do the operation ListNotebookInstances"):
+        cloud.sagemaker.list_notebook_instances()
+
+
+@pytest.mark.parametrize(
+    ("operation", "member"),
+    [
+        ("describe_training_job", "TrainingJobName"),
+        ("stop_training_job", "TrainingJobName"),
+        ("describe_processing_job", "ProcessingJobName"),
+        ("describe_transform_job", "TransformJobName"),
+        ("describe_hyper_parameter_tuning_job", "HyperParameterTuningJobName"),
+        ("describe_model", "ModelName"),
+        ("delete_model", "ModelName"),
+        ("describe_endpoint_config", "EndpointConfigName"),
+        ("describe_endpoint", "EndpointName"),
+        ("delete_endpoint", "EndpointName"),
+        ("describe_model_package_group", "ModelPackageGroupName"),
+        ("describe_model_package", "ModelPackageName"),
+    ],
+)
+def test_a_missing_resource_is_a_validation_exception(cloud: Cloud, operation: str, member: str) -> None:
+    with pytest.raises(ClientError) as raised:
+        getattr(cloud.sagemaker, operation)(**{member: "missing"})
+    assert raised.value.response["Error"]["Code"] == "ValidationException"
+
+
+def test_unknown_members_are_dropped(cloud: Cloud) -> None:
+    name = unique("group")
+    status, _, _ = call(cloud, "CreateModelPackageGroup", {"ModelPackageGroupName": name, "Newer": 1})
+    assert status == 200
+    assert "Newer" not in call(cloud, "DescribeModelPackageGroup", {"ModelPackageGroupName": name})[1]
+
+
+def test_lists_filter_sort_and_page(cloud: Cloud) -> None:
+    prefix = unique("paged")
+    names = [f"{prefix}-{letter}" for letter in "bac"]
+    for name in names:
+        cloud.sagemaker.create_model_package_group(ModelPackageGroupName=name)
+
+    def listed(**arguments: Any) -> list[str]:
+        paginator = cloud.sagemaker.get_paginator("list_model_package_groups")
+        pages = paginator.paginate(NameContains=prefix, PaginationConfig={"PageSize": 2}, **arguments)
+        return [
+            group["ModelPackageGroupName"] for page in pages for group in page["ModelPackageGroupSummaryList"]
+        ]
+
+    assert listed() == names
+    assert listed(SortOrder="Descending") == names[::-1]
+    assert listed(SortBy="Name") == sorted(names)
+    # boto3 sends whole seconds.
+    earlier = (
+        cloud.sagemaker.describe_model_package_group(ModelPackageGroupName=names[0])["CreationTime"] - MINUTE
+    )
+    assert listed(CreationTimeAfter=earlier, CreationTimeBefore=earlier + 2 * MINUTE) == names
+    assert listed(CreationTimeBefore=earlier) == []
+
+
+def test_tags(cloud: Cloud) -> None:
+    name = unique("tagged")
+    identifier = cloud.sagemaker.create_model_package_group(
+        ModelPackageGroupName=name, Tags=[{"Key": "a", "Value": "1"}]
+    )["ModelPackageGroupArn"]
+    cloud.sagemaker.add_tags(
+        ResourceArn=identifier, Tags=[{"Key": "a", "Value": "2"}, {"Key": "b", "Value": "3"}]
+    )
+    cloud.sagemaker.delete_tags(ResourceArn=identifier, TagKeys=["b"])
+    assert cloud.sagemaker.list_tags(ResourceArn=identifier)["Tags"] == [{"Key": "a", "Value": "2"}]
