@@ -12,6 +12,7 @@ from pathlib import Path
 from airflow.providers.amazon.aws.operators.s3 import S3CopyPrefixOperator
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Asset, TaskGroup, TriggerRule, chain, dag
+
 from evergreen import pipeline, tasks
 from evergreen.operators import (
     AssessOperator,

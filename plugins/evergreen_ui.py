@@ -15,10 +15,11 @@ from airflow.plugins_manager import AirflowPlugin
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk import BaseOperatorLink
 from botocore.exceptions import BotoCoreError, ClientError
-from evergreen import names, settings, tasks
-from evergreen.operators import AssessOperator, VerifyEndpointOperator
 from fastapi import Depends, FastAPI
 from fastapi.responses import HTMLResponse, Response
+
+from evergreen import names, settings, tasks
+from evergreen.operators import AssessOperator, VerifyEndpointOperator
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ def _sentence(text: str, status: int) -> HTMLResponse:
 
 def _href(path: str) -> str:
     # Airflow may be served below a path of its host.
-    return urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/") + PREFIX + path
+    base = urlsplit(str(conf.get("api", "base_url", fallback=""))).path.rstrip("/")
+    return f"{base}{PREFIX}{path}"
 
 
 class ReportLink(BaseOperatorLink):

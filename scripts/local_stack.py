@@ -1,8 +1,8 @@
 """What runs on this machine: the local cloud, and Airflow in front of it.
 
 Everything that runs or is written lives below one folder (`var/`, or another one for tests), so that two stacks
-can run side by side. Every process started here carries `EVERGREEN_STACK=FOLDER` in its environment, by which
-`down` finds it again.
+can run side by side. Every process started here leads a session of its own and carries `EVERGREEN_STACK=FOLDER`
+in its environment; by these `down` finds it and its children again.
 """
 
 import json
@@ -234,13 +234,30 @@ class Stack:
         return found
 
     def processes(self) -> list[psutil.Process]:
-        """Every process of this stack, but not this one."""
-        found = []
+        """Every process of this stack: what was started here, its session, and what carries the mark."""
+        sessions = self._sessions()
+        found: dict[int, psutil.Process] = {}
         for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.pid != os.getpid() and process.environ().get(MARK) == str(self.var):
-                    found.append(process)
-        return found
+            # Some are gone by now, some are another user's.
+            with suppress(psutil.Error, ProcessLookupError, PermissionError):
+                # Airflow retitles its processes, which overwrites the environment that others see.
+                marked = process.environ().get(MARK) == str(self.var)
+                if marked or os.getsid(process.pid) in sessions:
+                    for member in (process, *process.children(recursive=True)):
+                        found[member.pid] = member
+        found.pop(os.getpid(), None)
+        return [process for process in found.values() if process.status() != psutil.STATUS_ZOMBIE]
+
+    def _sessions(self) -> set[int]:
+        """Ids of the sessions started here; a session keeps its id from reuse as long as it has a member."""
+        started = set()
+        for file in self.run.glob("*.pid"):
+            pid, created = file.read_text().split()
+            with suppress(psutil.NoSuchProcess):
+                if str(psutil.Process(int(pid)).create_time()) != created:
+                    continue
+            started.add(int(pid))
+        return started
 
     def down(self, grace: float = 20) -> int:
         """Stop all of it; how many processes that were. `grace` is in seconds, until they are killed."""
@@ -253,8 +270,8 @@ class Stack:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(self.processes(), timeout=5)
-        for address in self.run.glob("*.json"):
-            address.unlink()
+        for file in (*self.run.glob("*.json"), *self.run.glob("*.pid")):
+            file.unlink()
         return len(processes)
 
     def _environment(self) -> dict[str, str]:
@@ -275,6 +292,9 @@ class Stack:
                 start_new_session=True,
             )  # fmt: skip
         _STARTED.append(process)
+        self.run.mkdir(parents=True, exist_ok=True)
+        created = psutil.Process(process.pid).create_time()
+        (self.run / f"{name}.pid").write_text(f"{process.pid} {created}")
         return process
 
 

@@ -58,8 +58,8 @@ class Model(Settings):
     weights: str = Field(
         default="DEFAULT",
         title="Weights",
-        description="'DEFAULT' or another torchvision weights name (downloaded in the job), 'none' for random ones, "
-        "or the s3:// URI of a state dict.",
+        description="'DEFAULT' or another torchvision weights name (downloaded in the job), 'none' for random "
+        "ones, or the s3:// URI of a state dict.",
         min_length=1,
     )
     tail: Literal["fc", "layer4", "all"] = Field(
@@ -96,12 +96,18 @@ class LearningRate(Range):
     min: float = Field(
         default=0.001, title="Learning rate, lowest", description="Searched on a log scale.", gt=0, le=10
     )
-    max: float = Field(default=0.1, title="Learning rate, highest", gt=0, le=10)
+    max: float = Field(
+        default=0.1, title="Learning rate, highest", description="Searched on a log scale.", gt=0, le=10
+    )
 
 
 class Epochs(Range):
-    min: int = Field(default=5, title="Epochs, fewest", ge=1, le=1000)
-    max: int = Field(default=15, title="Epochs, most", ge=1, le=1000)
+    min: int = Field(
+        default=5, title="Epochs, fewest", description="The best epoch's weights are kept.", ge=1, le=1000
+    )
+    max: int = Field(
+        default=15, title="Epochs, most", description="The best epoch's weights are kept.", ge=1, le=1000
+    )
 
 
 def distinct(values: list[int]) -> list[int]:
@@ -120,7 +126,11 @@ class Tuning(Settings):
         max_length=30,
     )
     epochs: Epochs = Epochs()
-    strategy: Literal["Bayesian", "Random"] = Field(default="Bayesian", title="Strategy")
+    strategy: Literal["Bayesian", "Random"] = Field(
+        default="Bayesian",
+        title="Strategy",
+        description="Bayesian learns from the trials before, Random does not.",
+    )
     max_jobs: int = Field(default=6, title="Trials", description="Training jobs in all.", ge=1, le=500)
     max_parallel_jobs: int = Field(
         default=2,
@@ -158,7 +168,7 @@ class Debugger(Settings):
     """smdebug in the retraining, and the rules that `assess` evaluates over its tensors."""
 
     enabled: bool = Field(
-        default=True, title="Debugger", description="Save tensors in the retraining and judge them."
+        default=True, title="Debugger", description="Save tensors in the retraining and judge them by rules."
     )
     train_save_interval: int = Field(default=5, title="Tensors: every n-th training step", ge=1, le=100_000)
     eval_save_interval: int = Field(default=1, title="Tensors: every n-th evaluation step", ge=1, le=100_000)
@@ -173,7 +183,9 @@ class Debugger(Settings):
 
 class Profiler(Settings):
     interval_ms: Literal[0, 100, 200, 500, 1000, 5000, 60000] = Field(
-        default=500, title="System metrics, ms", description="Sampling interval in the retraining; 0 is off."
+        default=500,
+        title="System metrics, ms",
+        description="Sampling interval in the retraining; 0 is off.",
     )
 
 
@@ -184,8 +196,8 @@ class Gate(Settings):
     champion_margin: float = Field(
         default=0.02,
         title="Champion margin",
-        description="How much test accuracy may be given up against the model now serving, with the confidence "
-        "below.",
+        description="How much test accuracy may be lost against the model now serving. A model that may lose "
+        "more, with the gate's confidence, is held.",
         ge=0,
         le=1,
     )
@@ -199,12 +211,14 @@ class Deployment(Settings):
     instance_type: str = Field(default="ml.m5.large", pattern=r"^ml\.")
     instance_count: int = Field(default=1, ge=1, le=100)
     batch_predict: bool = Field(
-        default=False, title="Batch prediction", description="Also run a transform job over the test split."
+        default=False,
+        title="Batch prediction",
+        description="Also run a transform job over the test split.",
     )
     keep: int = Field(
         default=3,
         title="Models to keep",
-        description="Older models and endpoint configurations go.",
+        description="Older models and endpoint configurations are deleted.",
         ge=2,
         le=100,
     )

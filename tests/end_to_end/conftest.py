@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from scripts.local_stack import REPOSITORY, Stack
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
+
 from scripts.local_stack import BUCKET, Stack
 
 Demo = Callable[..., subprocess.CompletedProcess[str]]

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from evergreen import dataset
 from evergreen.settings import Splits
 

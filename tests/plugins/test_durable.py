@@ -12,6 +12,7 @@ import pytest
 from airflow.providers.amazon.aws.operators.sagemaker import SageMakerProcessingOperator
 from airflow.providers.common.compat.sdk import AirflowException
 from airflow.sdk.exceptions import TaskDeferred
+
 from evergreen import durable
 from scripts.local_stack import Cloud, Stack
 
@@ -91,7 +92,7 @@ def test_a_second_try_adopts_the_running_job(cloud: Cloud) -> None:
 
 
 def test_a_failed_job_is_replaced_under_the_next_name(cloud: Cloud) -> None:
-    with pytest.raises(AirflowException, match="ended Failed: .*no luck"):
+    with pytest.raises(AirflowException, match=r"ended Failed: .*no luck"):
         job("raise SystemExit('no luck')").execute(context("failed"))
     done = job("print('better')").execute(context("failed"))
     assert done["Processing"]["ProcessingJobName"].endswith("-1")

@@ -1,8 +1,9 @@
 import re
 
-from evergreen import names
 from hypothesis import given
 from hypothesis import strategies as st
+
+from evergreen import names
 
 # CreateTrainingJob's pattern for names.
 PATTERN = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*")

@@ -6,6 +6,7 @@ from typing import Any
 import botocore.session
 import pytest
 from botocore.validate import ParamValidator
+
 from evergreen import requests
 from evergreen.plan import Plan
 from evergreen.settings import validate

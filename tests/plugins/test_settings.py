@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from evergreen.settings import SettingsError, read, validate
 
 MINIMAL = {"dataset": {"source": "somewhere"}}

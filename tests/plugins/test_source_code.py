@@ -3,6 +3,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from evergreen import source_code
 
 

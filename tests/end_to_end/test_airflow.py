@@ -1,0 +1,116 @@
+"""Airflow as `make up` starts it: the REST API, a task killed while its training job runs, the report's page."""
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote
+
+import psutil
+import pytest
+
+from scripts import stack as verbs
+from scripts.local_stack import Stack, read_json
+
+DAG = "retrain_digits"
+
+
+def wait_for(found: Callable[[], Any], seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.2)
+    return value
+
+
+def status_of(url: str, token: str | None = None) -> int:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+@pytest.fixture(scope="module")
+def airflow(stack: Stack) -> tuple[str, str]:
+    """(URL, token) of a running Airflow."""
+    verbs.up(stack)
+    url = stack.ui()
+    assert url
+    return url, stack.token(url)
+
+
+def trigger(airflow: tuple[str, str], conf: dict[str, Any]) -> str:
+    url, token = airflow
+    run = read_json(f"{url}/api/v2/dags/{DAG}/dagRuns", token, {"logical_date": None, "conf": conf})
+    return str(run["dag_run_id"])
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [{"batch_size": [0]}, {"lr_min": -1}, {"arch": "resnet1"}, {"max_jobs": 100_000}, {"epochs_min": "x"}],
+)
+def test_the_api_refuses_parameters_out_of_bounds(airflow: tuple[str, str], conf: dict[str, Any]) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        trigger(airflow, conf)
+    with refused.value as answer:
+        assert answer.code == 400
+        assert next(iter(conf)) in answer.read().decode()
+
+
+def task_processes(stack: Stack, task: str) -> list[psutil.Process]:
+    """The processes of a running task: Airflow names them after it."""
+    found = []
+    for process in stack.processes():
+        with suppress(psutil.Error):
+            title = " ".join(process.cmdline())
+            if "task" in title and f"{DAG} {task}" in title.replace(".", " ").replace("/", " "):
+                found.append(process)
+    return found
+
+
+def test_a_killed_task_leaves_one_training_job_and_the_run_succeeds(
+    stack: Stack, airflow: tuple[str, str]
+) -> None:
+    url, token = airflow
+    sagemaker = stack.cloud().client("sagemaker")
+
+    def retrainings() -> list[dict[str, Any]]:
+        jobs: list[dict[str, Any]] = sagemaker.list_training_jobs(NameContains="digits-retrain")[
+            "TrainingJobSummaries"
+        ]
+        return jobs
+
+    # Long enough a training to be killed in.
+    run = trigger(airflow, {"max_jobs": 2, "epochs_min": 200, "epochs_max": 200, "batch_size": [32]})
+    wait_for(lambda: [job for job in retrainings() if job["TrainingJobStatus"] == "InProgress"], 180)
+    killed = wait_for(lambda: task_processes(stack, "retrain"), 10)
+    for process in killed:
+        process.kill()
+    assert retrainings()[0]["TrainingJobStatus"] == "InProgress"
+
+    address = f"{url}/api/v2/dags/{DAG}/dagRuns/{quote(run)}"
+    wait_for(lambda: read_json(address, token)["state"] in {"success", "failed"}, 300)
+    assert read_json(address, token)["state"] == "success"
+    assert len(retrainings()) == 1
+    assert read_json(f"{address}/taskInstances/retrain", token)["try_number"] == 2
+
+    report = f"{url}/evergreen/reports/{DAG}/{quote(run, safe='')}"
+    assert status_of(f"{report}/report.html", token) == 200
+    assert status_of(f"{report}/report.html") == 401
+    assert status_of(f"{report}/..%2f..%2flatest.json", token) == 404
+    assert status_of(f"{report}/secrets.txt", token) == 404
+    assert status_of(f"{url}/evergreen/reports/{DAG}/no-such-run/report.html", token) == 404
+
+
+def test_down_leaves_no_process_behind(stack: Stack, airflow: tuple[str, str]) -> None:
+    started = stack.processes()
+    children = [child for process in started for child in process.children(recursive=True)]
+    assert len(started) >= 5
+    verbs.down(stack)
+    _, alive = psutil.wait_procs([*started, *children], timeout=10)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
