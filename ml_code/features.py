@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+
 from data.images import ImageDataset, ImageListing, list_images
 from model import architectures, weights
 from model.artifact import save_backbone, write_json
 from model.extraction import Split, extract
 from model.material import FEATURES
 from model.network import assemble
-from safetensors.torch import save_file
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from data.images import UnreadableImageError, decode, sniff
-from model.artifact import LoadedModel, load_model
 from PIL.Image import Image
 from torch import Tensor
+
+from data.images import UnreadableImageError, decode, sniff
+from model.artifact import LoadedModel, load_model
 
 TOP_K = 5
 _IMAGES = ("image/jpeg", "image/png", "application/x-image", "application/octet-stream")

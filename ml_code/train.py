@@ -4,7 +4,9 @@
     SM_CHANNEL_TRUNK=var/features/trunk SM_MODEL_DIR=var/model SM_OUTPUT_DATA_DIR=var/output \\
         python train.py --lr 0.03 --batch-size 64 --epochs 20
 
-One script for tuning and for retraining. @@TIMES@@
+One script for tuning and for retraining. On two cores of an AVX2 server CPU the digits' 20 epochs take 0.3 s,
+4 s with the debugger hook at the demo's intervals; importing torch comes before that (3 to 4 s, nothing in a
+warm process). Test accuracy 0.97 to 0.98 for lr 0.001 to 0.1, batch sizes 32 to 128 and 8 to 20 epochs.
 
 Hyperparameters, channels, log lines and files: docs/contracts.md. A failure is one sentence, on stderr and in
 $SM_OUTPUT_DIR/failure, and exit status 1.
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
 from model import artifact
 from model.extraction import Split, device
 from model.hyperparameters import Hyperparameters, parse

@@ -59,7 +59,9 @@ class TensorHook(Hook):  # type: ignore[misc]  # smdebug has no types
         Debugger write it.
         """
         self._guard(self.close)
-        self._guard((Path(self.out_dir) / END_OF_JOB).touch)
+        mark = Path(self.out_dir) / END_OF_JOB
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
         del_hook()
 
     def _guard(self, action: Any, *arguments: Any) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from data.preprocessing import Preprocessing
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from data.preprocessing import Preprocessing
 from model import architectures
 from model.network import Network, assemble
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from data.images import ImageDataset, Unreadable, check_readable, loader_workers, read_batches
-from data.preprocessing import Preprocessing
 from torch import Tensor, nn
 
+from data.images import ImageDataset, Unreadable, check_readable, loader_workers, read_batches
+from data.preprocessing import Preprocessing
 from model.artifact import channels_last
 
 # On two CPU cores 32 is the fastest: activations of larger batches leave the cache.

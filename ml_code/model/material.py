@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from data.images import ImageDataset, list_images
-from data.preprocessing import Preprocessing
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from data.images import ImageDataset, list_images
+from data.preprocessing import Preprocessing
 from model import architectures, artifact, weights
 from model.extraction import Split, extract
 from model.hyperparameters import HyperparameterError, Hyperparameters

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from data.preprocessing import Preprocessing
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
+from data.preprocessing import Preprocessing
 from model import architectures
 
 

@@ -1,0 +1,164 @@
+"""Decoder, preprocessing and listing, on files of every awkward kind."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import models
+
+import data
+from data.decoding import UnreadableImageError, decode, sniff
+from data.images import ImageDataset, check_readable, list_images, read_batches
+from data.preprocessing import Preprocessing
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def photo(width: int = 40, height: int = 30) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize((width, height))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    kind = "JPEG" if mode in {"CMYK", "YCbCr"} else "PNG"
+    image = decode(encoded(photo().convert(mode), kind))
+    assert (image.mode, image.size) == ("RGB", (40, 30))
+
+
+def test_sixteen_bit_grey_keeps_its_shades() -> None:
+    ramp = np.linspace(0, 65535, 256, dtype=np.uint16)[None].repeat(4, axis=0)
+    decoded = np.asarray(decode(encoded(Image.fromarray(ramp))))
+    assert np.array_equal(decoded[0, :, 0], ramp[0] >> 8)
+
+
+def test_transparent_parts_are_white() -> None:
+    assert decode(encoded(Image.new("RGBA", (2, 2), (255, 0, 0, 0)))).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_exif_rotation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: width and height change places
+    assert decode(encoded(photo(40, 30), "JPEG", exif=exif)).size == (30, 40)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"<html>not found</html>", "neither a JPEG nor a PNG"),
+        (encoded(photo(), "GIF"), "neither a JPEG nor a PNG"),
+        (encoded(photo(400, 300), "JPEG")[:2000], "truncated"),
+        (encoded(photo(400, 300), "PNG")[:2000], "truncated"),
+        (b"\xff\xd8\xff\xe0" + b"\0" * 50, "neither|cannot be decoded"),
+    ],
+)
+def test_unreadable_bytes_have_a_reason(content: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableImageError, match=reason):
+        decode(content)
+
+
+@pytest.mark.parametrize("size", [(10_000, 10_000), (20_000, 10_000)])
+def test_decompression_bombs_are_refused(size: tuple[int, int]) -> None:
+    bomb = encoded(Image.new("1", size))
+    with pytest.raises(UnreadableImageError, match="more than 89,478,485 pixels"):
+        decode(bomb)
+
+
+def test_bombs_are_refused_where_warnings_are_not_errors(tmp_path: Path) -> None:
+    (tmp_path / "bomb.png").write_bytes(encoded(Image.new("1", (10_000, 10_000))))
+    program = (
+        "import sys; from data.decoding import decode, UnreadableImageError\n"
+        "try: decode(open(sys.argv[1], 'rb').read())\n"
+        "except UnreadableImageError as error: print(error)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "bomb.png")],
+        cwd=Path(data.__file__).parents[1], capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "more than 89,478,485 pixels" in printed.stdout
+
+
+def test_formats_are_read_from_the_bytes() -> None:
+    assert sniff(encoded(photo(), "JPEG")) == "image/jpeg"
+    assert sniff(encoded(photo(), "PNG")) == "image/png"
+    assert sniff(b"RIFF....WEBP") is None
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (64, 48), (33, 32)])
+def test_any_size_becomes_the_input_size(size: tuple[int, int]) -> None:
+    tensor = Preprocessing(32, 36)(encoded(photo(*size)))
+    assert tensor.shape == (3, 32, 32)
+    assert tensor.dtype == torch.float32
+
+
+def test_preprocessing_is_torchvisions_within_two_grey_levels() -> None:
+    """Theirs rounds sizes, pixels and the crop's corner between resize and crop."""
+    smooth = photo(8, 8).resize((300, 260), Image.Resampling.BICUBIC)
+    theirs = models.ResNet18_Weights.DEFAULT.transforms()(smooth)
+    ours = Preprocessing(224, 256)(smooth)
+    assert (ours - theirs).abs().mean() < 2 / 255 / 0.225
+
+
+def test_preprocessing_survives_json() -> None:
+    preprocessing = Preprocessing(64, 73, interpolation="bicubic")
+    assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
+    with pytest.raises(ValueError, match="exactly"):
+        Preprocessing.from_dict({"image_size": 3})
+
+
+def test_listing_is_sorted_and_complete(digits: Path) -> None:
+    listing = list_images(digits / "train")
+    assert listing.classes == tuple("0123456789")
+    assert list(listing.samples) == sorted(listing.samples)
+    assert set(listing.counts().values()) == {16}
+
+
+def test_listing_refuses_classes_that_training_lacks(copy_of_digits: Path) -> None:
+    (copy_of_digits / "validation" / "x").mkdir()
+    with pytest.raises(ValueError, match="training split lacks: x"):
+        list_images(copy_of_digits / "validation", tuple("0123456789"))
+
+
+def test_unreadable_files_are_set_apart_with_reasons(copy_of_digits: Path) -> None:
+    root = copy_of_digits / "train"
+    (root / "3" / "004.jpg").write_bytes(b"no image")
+    whole = (root / "0" / "000.jpg").read_bytes()
+    (root / "0" / "000.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "0" / "999.webp").write_bytes(encoded(photo(), "WEBP"))
+    dataset = ImageDataset(root, list_images(root), Preprocessing(32, 32))
+    batches = list(read_batches(dataset, 50))
+    unreadable = [file for batch in batches for file in batch.unreadable]
+    assert [file.file for file in unreadable] == ["0/000.jpg", "0/999.webp", "3/004.jpg"]
+    assert sum(len(batch.labels) for batch in batches) == len(dataset) - 3
+    with pytest.raises(ValueError, match=r"3 of 161 images .* 0/000\.jpg"):
+        check_readable(dataset.listing, unreadable, 0.01)
+    check_readable(dataset.listing, unreadable, 0.02)
+    with pytest.raises(UnreadableImageError, match=r"0/000\.jpg"):
+        dataset[0]
+
+
+def test_a_class_without_readable_images_is_an_error(copy_of_digits: Path) -> None:
+    root = copy_of_digits / "train"
+    for file in (root / "7").iterdir():
+        file.write_bytes(b"no image")
+    dataset = ImageDataset(root, list_images(root), Preprocessing(32, 32))
+    unreadable = [file for batch in read_batches(dataset, 64) for file in batch.unreadable]
+    with pytest.raises(ValueError, match="class 7 has no readable image"):
+        check_readable(dataset.listing, unreadable, 0.5)
+
+
+def test_workers_read_the_same(digits: Path) -> None:
+    root = digits / "test"
+    dataset = ImageDataset(root, list_images(root), Preprocessing(32, 32))
+    alone, together = ([batch.crops for batch in read_batches(dataset, 16, workers)] for workers in (0, 2))
+    assert torch.equal(torch.cat(alone), torch.cat(together))

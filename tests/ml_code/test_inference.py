@@ -1,0 +1,93 @@
+"""The four functions of inference.py."""
+
+import io
+import json
+import socket
+from pathlib import Path
+
+import inference
+import pytest
+import torch
+from PIL import Image
+
+from data.images import UnreadableImageError
+from model.extraction import Split
+from tests.ml_code.conftest import TrainedModel
+
+
+@pytest.fixture(scope="module")
+def model(trained: TrainedModel) -> inference.LoadedModel:
+    return inference.model_fn(str(trained.model))
+
+
+def test_answer_is_the_contracts(model: inference.LoadedModel, digits: Path) -> None:
+    body = (digits / "test" / "4" / "000.jpg").read_bytes()
+    prediction = inference.predict_fn(inference.input_fn(body, "image/jpeg"), model)
+    answer = json.loads(inference.output_fn(prediction, "application/json"))
+    assert list(answer) == ["label", "probability", "top_k", "model_version"]
+    assert answer["top_k"][0] == {"label": answer["label"], "probability": answer["probability"]}
+    assert len(answer["top_k"]) == 5
+    assert answer["model_version"] == model.manifest["version"]
+    assert 0 < answer["probability"] <= 1
+
+
+def test_serving_preprocesses_byte_for_byte_like_training(
+    model: inference.LoadedModel, digits: Path, extracted: Path
+) -> None:
+    from data.images import ImageDataset, list_images, read_batches
+
+    root = digits / "test"
+    dataset = ImageDataset(root, list_images(root, model.classes), model.preprocessing)
+    crops = torch.cat([batch.crops for batch in read_batches(dataset, 16)])
+    trained_on = model.preprocessing.normalize(Split(crops, torch.zeros(len(crops))).inputs)
+    for index, (file, _) in enumerate(dataset.listing.samples):
+        image = inference.input_fn((root / file).read_bytes(), "")
+        served = model.preprocessing(image)
+        assert served.numpy().tobytes() == trained_on[index].numpy().tobytes()
+        assert served.numpy().tobytes() == dataset[index][0].numpy().tobytes()
+
+
+def test_png_sent_as_jpeg_is_read(model: inference.LoadedModel) -> None:
+    file = io.BytesIO()
+    Image.new("L", (32, 32)).save(file, "PNG")
+    assert inference.input_fn(file.getvalue(), "image/jpeg").mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "error"),
+    [
+        (b"{}", "application/json", inference.UnsupportedMediaTypeError),
+        (b"GIF89a", "image/jpeg", inference.UnsupportedMediaTypeError),
+        (b"", "image/jpeg", UnreadableImageError),
+        (b"\xff\xd8\xff\xe0", "image/jpeg", UnreadableImageError),
+    ],
+)
+def test_bad_input_is_refused(body: bytes, content_type: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        inference.input_fn(body, content_type)
+
+
+def test_no_address_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **named: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    for content_type in ("application/json", "text/plain", "image/jpeg", ""):
+        with pytest.raises(inference.UnsupportedMediaTypeError):
+            inference.input_fn(b'{"url": "http://127.0.0.1:9/x.jpg"}', content_type)
+
+
+def test_answers_are_json_or_nothing(model: inference.LoadedModel) -> None:
+    prediction = inference.predict_fn(Image.new("RGB", (8, 8)), model)
+    for accept in ("", "*/*", "text/html, application/json;q=0.9"):
+        assert json.loads(inference.output_fn(prediction, accept))
+    with pytest.raises(inference.UnsupportedMediaTypeError, match="accept text/csv"):
+        inference.output_fn(prediction, "text/csv")
+
+
+def test_a_batch_answers_like_its_images(model: inference.LoadedModel, digits: Path) -> None:
+    images = [inference.input_fn(file.read_bytes(), "") for file in sorted((digits / "test" / "7").iterdir())]
+    together = inference.predict_batch(images, model)
+    for image, prediction in zip(images, together, strict=True):
+        alone = inference.predict_fn(image, model)
+        torch.testing.assert_close(prediction.probabilities, alone.probabilities, atol=1e-4, rtol=1e-3)
