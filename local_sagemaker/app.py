@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -118,11 +117,10 @@ class Service:
         return self.protocol.serialize(operation, self.operations[operation](request, region))
 
     def health(self) -> Document:
+        kinds = (self.training, self.tuning, self.processing, self.transform, self.endpoints)
         jobs = {
-            resources.kind: dict(
-                Counter(job[resources.status_key] for job in resources.store.all(resources.kind))
-            )
-            for resources in (self.training, self.processing, self.transform, self.tuning, self.endpoints)
+            resources.kind: resources.store.counts(resources.kind, resources.status_key)
+            for resources in kinds
         }
         return {
             "service": "local_sagemaker",

@@ -57,6 +57,7 @@ class Jobs(Resources, ABC):
         super().__init__(cloud.store, kind)
         self.cloud = cloud
         self._slots = slots
+        self._lock = threading.Lock()
         self._stops: dict[str, threading.Event] = {}
         self._ends: dict[str, threading.Event] = {}
 
@@ -73,9 +74,12 @@ class Jobs(Resources, ABC):
 
     def submit(self, name: str, region: str, document: Document) -> str:
         """Store a new job, queue it and return its ARN."""
-        identifier = self.create(name, region, {**document, self.status_key: "InProgress", "Region": region})
-        self._stops[name] = threading.Event()
-        self._ends[name] = threading.Event()
+        with self._lock:
+            identifier = self.create(
+                name, region, {**document, self.status_key: "InProgress", "Region": region}
+            )
+            self._stops[name] = threading.Event()
+            self._ends[name] = threading.Event()
         log.info("%s %s: queued", self.kind, name)
         self._slots.submit(self, name)
         return identifier
@@ -91,11 +95,11 @@ class Jobs(Resources, ABC):
         return {}
 
     def stop_job(self, name: str) -> None:
-        with self.store.change(self.kind, name) as job:
-            if job[self.status_key] == "InProgress":
-                job[self.status_key] = "Stopping"
-        if name in self._stops:
-            self._stops[name].set()
+        with self._lock:
+            if stop := self._stops.get(name):
+                with self.store.change(self.kind, name) as job:
+                    job[self.status_key] = "Stopping"
+                stop.set()
 
     def wait(self, name: str, timeout: float) -> Document | None:
         """The job's document when it has ended; None when it has not within `timeout` seconds."""
@@ -118,11 +122,12 @@ class Jobs(Resources, ABC):
                 return
             log.exception("%s %s", self.kind, name)
             changes = self.ended("Failed", f"InternalServerError: {type(error).__name__}: {error}")
-        self.finish(name, changes)
         where.clean()
+        with self._lock:
+            self.finish(name, changes)
+            del self._stops[name]
         seconds = time.time() - job["CreationTime"]
         log.info("%s %s: %s after %.1f s", self.kind, name, changes[self.status_key], seconds)
-        self._stops.pop(name, None)
         self._ends.pop(name).set()
 
     def finish(self, name: str, changes: Document) -> None:

@@ -82,6 +82,12 @@ class Store:
             ).fetchall()
         return [json.loads(body) for (body,) in rows]
 
+    def counts(self, kind: str, member: str) -> dict[str, int]:
+        """How many documents of a kind have each value of a member."""
+        query = "select json_extract(body, ?), count(*) from documents where kind = ? group by 1"
+        with self._lock:
+            return dict(self._db.execute(query, (f"$.{member}", kind)).fetchall())
+
     def delete(self, kind: str, name: str) -> bool:
         """Whether the document was there."""
         with self._lock:

@@ -16,7 +16,7 @@ from local_sagemaker.s3 import TransferError, pack, unpack
 # instance types, spot capacity, retries. What follows would change the job, and is refused.
 UNSUPPORTED = {
     "AlgorithmSpecification.AlgorithmName": "marketplace algorithms",
-    "InputDataConfig[?InputMode=='Pipe']": "Pipe mode",
+    "AlgorithmSpecification.TrainingInputMode=='Pipe' || InputDataConfig[?InputMode=='Pipe']": "Pipe mode",
     "InputDataConfig[?CompressionType=='Gzip']": "compressed channels",
     "InputDataConfig[?RecordWrapperType=='RecordIO']": "RecordIO",
     "InputDataConfig[].ShuffleConfig": "shuffling of channels",

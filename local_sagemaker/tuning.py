@@ -44,6 +44,7 @@ class TuningJobs(Resources):
         super().__init__(cloud.store, "HyperParameterTuningJob")
         self._cloud = cloud
         self._training = training
+        self._lock = threading.Lock()
         self._stops: dict[str, threading.Event] = {}
 
     def create_job(self, request: Document, region: str) -> Document:
@@ -51,8 +52,9 @@ class TuningJobs(Resources):
         search = self._check(request)
         name = request[self.name_key]
         document = {**request, self.status_key: "InProgress", "Region": region, "Children": []}
-        identifier = self.create(name, region, document)
-        self._stops[name] = threading.Event()
+        with self._lock:
+            identifier = self.create(name, region, document)
+            self._stops[name] = threading.Event()
         threading.Thread(target=self._run, args=(name, search), name=f"tuning {name}", daemon=True).start()
         log.info("tuning job %s: started", name)
         return {self.arn_key: identifier}
@@ -82,11 +84,12 @@ class TuningJobs(Resources):
     def stop(self, request: Document, region: str) -> Document:
         """StopHyperParameterTuningJob: also stops the training jobs in progress."""
         name = request[self.name_key]
-        status = self.get(name, region)[self.status_key]
-        if status == "InProgress":
-            self.set(name, **{self.status_key: "Stopping"})
-            self._stops[name].set()
-        elif status != "Stopping":
+        with self._lock:
+            status = self.get(name, region)[self.status_key]
+            if status == "InProgress":
+                self.set(name, **{self.status_key: "Stopping"})
+                self._stops[name].set()
+        if status not in {"InProgress", "Stopping"}:
             raise invalid(f"The request was rejected because the tuning job {name} is in status {status}")
         return {}
 
@@ -214,7 +217,8 @@ class TuningJobs(Resources):
 
     def _end(self, name: str, status: str, reason: str | None) -> None:
         changes: dict[str, Any] = {self.status_key: status, "HyperParameterTuningEndTime": time.time()}
-        self.set(name, **changes, **({"FailureReason": reason} if reason else {}))
+        with self._lock:
+            self.set(name, **changes, **({"FailureReason": reason} if reason else {}))
 
     def _children(self, job: Document) -> list[Document]:
         """The training jobs as HyperParameterTrainingJobSummary."""

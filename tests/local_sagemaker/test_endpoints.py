@@ -27,9 +27,11 @@ def test_create_and_invoke(cloud: Cloud) -> None:
     url = f"{cloud.address['sagemaker']}/endpoints/{endpoint}/invocations"
     with urllib.request.urlopen(urllib.request.Request(url, b"123", method="POST")) as response:
         assert response.read().decode().endswith(":3")
-    streams = cloud.logs.describe_log_streams(logGroupName=f"/aws/sagemaker/Endpoints/{endpoint}")[
-        "logStreams"
-    ]
+    group = f"/aws/sagemaker/Endpoints/{endpoint}"
+    deadline = time.monotonic() + 5
+    while not (streams := cloud.logs.describe_log_streams(logGroupName=group)["logStreams"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert streams[0]["logStreamName"].startswith("v1/i-")
 
 
@@ -116,15 +118,20 @@ def test_a_server_that_dies_is_started_again(cloud: Cloud) -> None:
     endpoint = cloud.endpoint(cloud.model("one"))
     with pytest.raises(ClientError, match="ModelError"):
         cloud.invoke(endpoint, b"die")
-    # boto3 tries again while the answer is 503.
     deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        try:
-            assert cloud.invoke(endpoint).startswith("one")
-            return
-        except ClientError as error:
-            assert error.response["Error"]["Code"] == "ServiceUnavailable"
-    pytest.fail("the server did not come back")
+    while not (answer := answer_or_unavailable(cloud, endpoint)):
+        assert time.monotonic() < deadline
+    assert answer.startswith("one")
+
+
+def answer_or_unavailable(cloud: Cloud, endpoint: str) -> str:
+    """The endpoint's answer, "" while no server of it is up (boto3 has then tried five times)."""
+    try:
+        return cloud.invoke(endpoint)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ServiceUnavailable":
+            raise
+        return ""
 
 
 def test_variants_have_weights_and_can_be_named(cloud: Cloud) -> None:
@@ -151,10 +158,8 @@ def test_names_that_are_taken(cloud: Cloud) -> None:
     container = {"Image": SERVING, "ModelDataUrl": f"s3://{BUCKET}/m"}
     with pytest.raises(ClientError, match="Cannot create already existing model"):
         cloud.sagemaker.create_model(ModelName=model, PrimaryContainer=container, ExecutionRoleArn=ROLE)
-    with pytest.raises(
-        ClientError, match=r"\): Cannot create already existing endpoint configuration|operation: Cannot"
-    ):
-        variant = {"VariantName": "v", "ModelName": model, "InitialInstanceCount": 1}
+    variant = {"VariantName": "v", "ModelName": model, "InitialInstanceCount": 1}
+    with pytest.raises(ClientError, match="Cannot create already existing endpoint configuration"):
         cloud.sagemaker.create_endpoint_config(EndpointConfigName=config, ProductionVariants=[variant])
     with pytest.raises(ClientError) as raised:
         cloud.sagemaker.create_endpoint(EndpointName=endpoint, EndpointConfigName=config)

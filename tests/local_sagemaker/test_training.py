@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -203,7 +204,7 @@ def test_an_unknown_image_says_how_to_add_one(cloud: Cloud) -> None:
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_what_is_not_done_is_refused(cloud: Cloud, changes: dict[str, object]) -> None:
+def test_what_is_not_done_is_refused(cloud: Cloud, changes: dict[str, Any]) -> None:
     with pytest.raises(ClientError, match="local_sagemaker does not do"):
         cloud.train("", **changes)
     # Switched off, it asks for nothing.

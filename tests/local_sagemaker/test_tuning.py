@@ -78,8 +78,8 @@ def test_six_trials_two_at_a_time(cloud: Cloud) -> None:
     assert job["BestTrainingJob"]["FinalHyperParameterTuningJobObjectiveMetric"]["Value"] == values[0]
     assert job["BestTrainingJob"]["TunedHyperParameters"].keys() == {"lr", "units", "optimizer"}
     spans = sorted((item["TrainingStartTime"], item["TrainingEndTime"]) for item in jobs)
-    overlapping = [sum(start <= other[0] < end for other in spans) for start, end in spans]
-    assert max(overlapping) <= 2
+    at_once = [sum(start <= moment < end for start, end in spans) for moment, _ in spans]
+    assert max(at_once) <= 2
     for number, item in enumerate(children(cloud, job), 1):
         assert re.fullmatch(rf"{name}-{number:03d}-[0-9a-f]{{8}}", item["TrainingJobName"])
         training = cloud.sagemaker.describe_training_job(TrainingJobName=item["TrainingJobName"])
