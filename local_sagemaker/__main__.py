@@ -20,12 +20,13 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 import uvicorn
 
 from local_sagemaker.app import Service, application
 from local_sagemaker.cloud import Cloud, Settings
+from local_sagemaker.images import Images
 from local_sagemaker.ministack import MiniStack
 from local_sagemaker.processes import new_mark, start_keeper, sweep
 
@@ -38,6 +39,7 @@ def main() -> None:
     for folder in (state, state / "log", state / "tmp"):
         folder.mkdir(parents=True, exist_ok=True)
     lock = _lock(state)
+    images = _images(arguments.images)
     listener = _listen(arguments.port, "--port")
     aws_port = arguments.aws_port or _free_port()
     if arguments.aws_port:
@@ -53,7 +55,7 @@ def main() -> None:
         sagemaker_url=f"http://127.0.0.1:{listener.getsockname()[1]}",
         aws_url=ministack.url,
         mark=mark,
-        images=arguments.images,
+        images=images,
         slots=arguments.slots,
         stop_grace_s=arguments.stop_grace,
     )
@@ -63,8 +65,7 @@ def main() -> None:
         service.recover()
         asyncio.run(_serve(service, settings, listener))
         service.close()
-    except (RuntimeError, ValueError, OSError) as error:
-        log.exception("local_sagemaker cannot go on")
+    except RuntimeError as error:
         _fail(str(error))
     finally:
         ministack.close()
@@ -99,7 +100,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _fail(sentence: str) -> None:
+def _fail(sentence: str) -> NoReturn:
     print(f"local_sagemaker: {sentence}", file=sys.stderr)
     sys.exit(1)
 
@@ -114,6 +115,14 @@ def _lock(state: Path) -> IO[str]:
             f"another instance is running on the state directory {state}; stop it or choose another with --state"
         )
     return file
+
+
+def _images(extra: Path | None) -> Images:
+    """The image rows, or the end with a sentence."""
+    try:
+        return Images(extra)
+    except (ValueError, OSError) as error:
+        _fail(f"the images file cannot be used: {error}; see --images")
 
 
 def _listen(port: int, option: str) -> socket.socket:

@@ -21,7 +21,7 @@ class Settings:
     aws_url: str
     mark: str
     """What the environment of every process started here carries, see processes.py."""
-    images: Path | None = None
+    images: Images
     slots: int = field(default_factory=lambda: max(2, os.cpu_count() or 1))
     """Jobs that run at once."""
     stop_grace_s: float = 120.0
@@ -39,7 +39,7 @@ class Cloud:
         self.settings = settings
         self.state = settings.state
         self.store = Store(self.state / "documents.sqlite")
-        self.images = Images(settings.images)
+        self.images = settings.images
         self.s3 = S3(settings.aws_url)
         self.logs: Any = client("logs", settings.aws_url)
         self.warm = WarmPool(self.state / "tmp", self.state / "log")

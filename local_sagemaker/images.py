@@ -58,7 +58,10 @@ class Images:
 
 
 def _read(path: Path) -> list[Image]:
-    rows = yaml.safe_load(path.read_text())
+    try:
+        rows = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(rows, list):
         raise ValueError(f"{path} is not a list of images")
     return [_image(path, number, row) for number, row in enumerate(rows, 1)]

@@ -115,6 +115,18 @@ def test_a_port_in_use(cloud: Cloud, tmp_path: Path, which: str, option: str) ->
     assert sentence.endswith(f"choose another with {option}")
 
 
+@pytest.mark.parametrize(
+    "content", [None, "- {pattern: x}", "nonsense: ["], ids=["absent", "incomplete", "not YAML"]
+)
+def test_an_images_file_that_cannot_be_used(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "images.yaml"
+    if content:
+        file.write_text(content)
+    sentence = ends_with(launch(tmp_path / "state", f"--images={file}"))
+    assert str(file) in sentence
+    assert sentence.endswith("see --images")
+
+
 def test_a_state_directory_in_use(cloud: Cloud) -> None:
     sentence = ends_with(launch(cloud.state))
     assert str(cloud.state) in sentence
