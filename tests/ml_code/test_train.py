@@ -162,10 +162,11 @@ def test_hook_config_survives_the_training_toolkit() -> None:
         parse(["--debug-hook-config", "[1]"], {})
 
 
-def test_model_archive_carries_the_code_that_serves_it(trained: TrainedModel) -> None:
-    code = trained.model / "code"
+def test_model_archive_carries_the_code_that_serves_it(run_job: Job) -> None:
+    _, result = run_job("--epochs", "1")
+    code = result.model / "code"
     assert (code / "inference.py").is_file()
     assert {"data", "model", "serving"} <= {path.name for path in code.iterdir()}
     assert not list(code.rglob("__pycache__"))
-    steps = json.loads((trained.output / "steps.json").read_text())
+    steps = json.loads((result.output / "steps.json").read_text())
     assert {"data", "transfer", "forward", "backward", "optimizer", "evaluation"} <= set(steps)
