@@ -246,7 +246,7 @@ class Stack:
                     for member in (process, *process.children(recursive=True)):
                         found[member.pid] = member
         found.pop(os.getpid(), None)
-        return [process for process in found.values() if process.status() != psutil.STATUS_ZOMBIE]
+        return [process for process in found.values() if _alive(process)]
 
     def _sessions(self) -> set[int]:
         """Ids of the sessions started here; a session keeps its id from reuse as long as it has a member."""
@@ -374,6 +374,13 @@ def read_json(url: str, token: str | None = None, body: dict[str, Any] | None = 
     )
     with urllib.request.urlopen(request, timeout=30) as response:
         return json.loads(response.read())
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _last_line(log: Path) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from debugger.rules.tensors import Point, evaluation_passes
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
+from debugger.rules.tensors import Point, evaluation_passes
 from report.svg import INK, MUTED, SERIES, Chart, figure, inline, styled
 from report.system_metrics import SystemMetric
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from model.artifact import load_model, sha256_of
 
+from model.artifact import load_model, sha256_of
 from report.comparison import compare
 from report.metrics import classification_metrics
 from report.predictions import Predictions, predict

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from data.images import decode
 
+from data.images import decode
 from report.predictions import Predictions
 
 _SIDE = 96

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from data.images import ImageDataset, list_images, loader_workers, read_batches
 from model.artifact import LoadedModel
-
 from report.comparison import Correct
 from report.metrics import Labels, Probabilities
 

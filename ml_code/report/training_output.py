@@ -10,7 +10,6 @@ from typing import Any
 
 from debugger.rules.tensors import Mode, Point, SavedTensors
 from debugger.rules.verdict import NotEvaluatedError
-
 from report.system_metrics import SystemMetric, read_system_metrics
 
 

@@ -144,7 +144,7 @@ class Tuning(Settings):
         title="Objective",
         description="Measured on the validation split, never on test.",
     )
-    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", title="Optimizer")
+    optimizer: Literal["adamw", "sgd"] = Field(default="sgd", title="Optimizer")
     weight_decay: float = Field(default=1e-4, title="Weight decay", ge=0, le=1)
     seed: int = Field(
         default=0, title="Seed", description="Of the search and of each training.", ge=0, le=2**31 - 1

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from assess import assess, read_context
 from jsonschema import Draft202012Validator
-from model import architectures
-from model.artifact import load_model, save_model
-from model.network import assemble
 from PIL import Image
 from sklearn import metrics as sk
 from sklearn.datasets import load_digits
+
+from model import architectures
+from model.artifact import load_model, save_model
+from model.network import assemble
 
 CODE = Path(__file__).parents[2] / "ml_code"
 SIZE, EPOCHS = 32, 8

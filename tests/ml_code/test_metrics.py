@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report.comparison import compare, mcnemar, paired_bootstrap
-from report.metrics import classification_metrics, expected_calibration_error, wilson_interval
 from scipy import stats
 from sklearn import metrics as sk
+
+from report.comparison import compare, mcnemar, paired_bootstrap
+from report.metrics import classification_metrics, expected_calibration_error, wilson_interval
 
 CLASSES = [f"class {i}" for i in range(7)]
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from report import charts
 from report.document import InvalidReportError, finite, validate
 from report.page import moment, number, percent, points, seconds, size

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from debugger.rules import RULES, Verdict, evaluate
-from debugger.rules.tensors import Point, evaluation_passes
 from smdebug import SaveConfig, SaveConfigMode, modes
 from smdebug.pytorch import Hook
 from torch import nn
+
+from debugger.rules import RULES, Verdict, evaluate
+from debugger.rules.tensors import Point, evaluation_passes
 
 FEATURES, CLASSES, WIDTH = 12, 3, 24
 EVERYTHING = ("weights", "gradients", "biases", "losses", "relu_input")

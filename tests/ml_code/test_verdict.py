@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from debugger.rules import Verdict
 from report.verdict import Gate, decide
 
