@@ -108,17 +108,21 @@ def follow(process: subprocess.Popen[bytes], run: Run, log: Path) -> None:
         if ended:
             return
         if time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
-            running = [
-                (task, time.time() - start)
-                for task, state, start, end in run.tasks()
-                if state == "running" and start
-            ]
-            what = (
-                ", ".join(f"{task} for {seconds:.0f} s" for task, seconds in running) or "Airflow is starting"
-            )
-            say(f"… {what}{detail(log)}")
+            say(f"… {doing(run)}{detail(log)}")
             last_line = time.monotonic()
         time.sleep(0.3)
+
+
+def doing(run: Run) -> str:
+    """The running tasks and their times."""
+    tasks = run.tasks()
+    running = [
+        f"{task} for {time.time() - start:.0f} s"
+        for task, state, start, _ in tasks
+        if state == "running" and start
+    ]
+    waiting = [f"{task} waits for its next try" for task, state, _, _ in tasks if state == "up_for_retry"]
+    return ", ".join(running + waiting) or ("between two tasks" if tasks else "Airflow is starting")
 
 
 def detail(log: Path) -> str:
@@ -139,7 +143,11 @@ def summarise(stack: Stack, cloud: Cloud, run: Run, pipeline: str) -> dict[str, 
     from evergreen.names import run_folder
 
     run_id, state = run.run()
-    seconds = {task: round(end - start, 1) for task, _, start, end in run.tasks() if start and end}
+    seconds = {
+        task: round(end - start, 1)
+        for task, task_state, start, end in run.tasks()
+        if start and end and task_state != "skipped"
+    }
     summary: dict[str, Any] = {
         "dag_id": run.dag_id,
         "run_id": run_id,
@@ -238,7 +246,8 @@ def report(stack: Stack, summary: dict[str, Any], log: Path) -> bool:
     print(f"Took           {summary['seconds']['all']:.0f} s for the run; all of this is in {path}")
     deployed = summary["dag_run_state"] == "success" and verdict["decision"] == "promote"
     if not deployed:
-        print(f"The new model does not serve: the run ended {summary['dag_run_state']}. Log: {log}")
+        why = "the gate holds it" if verdict["decision"] == "hold" else f"the run ended {summary['dag_run_state']}"
+        print(f"The new model does not serve: {why}. Log: {log}")
     return deployed and str(endpoint["status"]) == "InService"
 
 

@@ -270,6 +270,8 @@ class Stack:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(self.processes(), timeout=5)
+        for started in _STARTED:
+            started.poll()
         for file in (*self.run.glob("*.json"), *self.run.glob("*.pid")):
             file.unlink()
         return len(processes)
@@ -364,11 +366,14 @@ def free_port(wanted: int) -> int:
     raise StackError("this machine has no free port")
 
 
-def read_json(url: str, token: str | None = None, body: dict[str, Any] | None = None) -> Any:
-    """The JSON which a server of this machine answers to GET, or to POST when there is a body."""
+def read_json(
+    url: str, token: str | None = None, body: dict[str, Any] | None = None, method: str | None = None
+) -> Any:
+    """The JSON which a server of this machine answers; without `method` to GET, or to POST when there is a body."""
     request = urllib.request.Request(  # our own addresses
         url,
         data=json.dumps(body).encode() if body is not None else None,
+        method=method,
         headers={"Content-Type": "application/json"}
         | ({"Authorization": f"Bearer {token}"} if token else {}),
     )

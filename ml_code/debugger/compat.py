@@ -17,8 +17,8 @@ import numpy as np
 # smdebug's generated code is of protobuf 3; later versions accept it in their pure Python implementation only.
 # Goes with protoc's output in smdebug: https://protobuf.dev/news/2022-05-06/#python-updates
 os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
-# Its INFO lines outnumber training's own.
-os.environ.setdefault("SMDEBUG_LOG_LEVEL", "warning")
+# Its INFO and WARNING lines outnumber training's own; what a rule misses, its verdict says.
+os.environ.setdefault("SMDEBUG_LOG_LEVEL", "error")
 
 
 class _Array(np.ndarray[Any, np.dtype[Any]]):

@@ -259,21 +259,24 @@ class VerifyEndpointOperator(FromPlan):
     """The endpoint has the requested configuration and answers as the model did offline.
 
     The provider's operator reports an update that SageMaker rolled back as success. On any doubt the
-    configuration that served before is put back, and the task fails with the reason. Returns
-    `{"endpoint", "endpoint_config", "status", "prediction"}`.
+    configuration that served before is put back, and the task fails with the reason. Returns what serves, what
+    served before, and the smoke test's answers.
     """
 
     def execute(self, context: "Context") -> dict[str, Any]:
         plan, config_name = self.plan, self.inputs["endpoint_config_name"]
+        champion = self.inputs["assessment"]["champion"]
         doubt, predictions = self._check(plan, config_name)
         if doubt is None:
             return {
                 "endpoint": plan.endpoint_name,
                 "endpoint_config": config_name,
-                "status": "InService",
+                "before": champion,
                 "predictions": predictions,
+                # For retire, which must run when this has and not merely when the plan has.
+                "base_name": plan.base_name,
+                "keep": plan.pipeline.deployment.keep,
             }
-        champion = self.inputs["assessment"]["champion"]
         if champion:
             outcome = endpoints.put_back(self.hook, plan.endpoint_name, champion["endpoint_config"])
         else:

@@ -117,17 +117,15 @@ def register(plan: dict[str, Any], training: dict[str, Any], assessment: dict[st
 
 
 @task
-def retire(plan: dict[str, Any], verified: dict[str, Any], assessment: dict[str, Any]) -> list[str]:
+def retire(verified: dict[str, Any]) -> list[str]:
     """Delete models and endpoint configurations beyond the newest N. Returns the deleted names.
 
     What serves, and what served before it, is never deleted.
     """
-    built = Plan.model_validate(plan)
-    champion = assessment["champion"] or {}
-    kept = {verified["endpoint_config"], champion.get("endpoint_config"), champion.get("model")}
-    return endpoints.retire(
-        SageMakerHook(aws_conn_id=AWS_CONN_ID), built.base_name, built.pipeline.deployment.keep, kept
-    )
+    before = verified["before"] or {}
+    kept = {verified["endpoint_config"], before.get("endpoint_config"), before.get("model")}
+    hook = SageMakerHook(aws_conn_id=AWS_CONN_ID)
+    return endpoints.retire(hook, verified["base_name"], verified["keep"], kept)
 
 
 def _bucket(name: str | None) -> str:

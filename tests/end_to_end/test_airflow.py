@@ -104,6 +104,31 @@ def test_a_killed_task_leaves_one_training_job_and_the_run_succeeds(
     assert status_of(f"{url}/evergreen/reports/{DAG}/no-such-run/report.html", token) == 404
 
 
+def test_a_person_approves_and_the_batch_is_predicted(stack: Stack, airflow: tuple[str, str]) -> None:
+    url, token = airflow
+    run = trigger(airflow, {"max_jobs": 1, "max_parallel_jobs": 1, "approve": True, "batch_predict": True})
+    address = f"{url}/api/v2/dags/{DAG}/dagRuns/{quote(run)}"
+    state = f"{address}/taskInstances/approve"
+    wait_for(
+        lambda: read_json(state, token)["state"] in {"awaiting_input", "deferred", "skipped", "failed"}, 200
+    )
+    details = read_json(f"{address}/taskInstances/approve/-1/hitlDetails", token)
+    assert "/report.html" in details["body"]
+    assert "Test accuracy" in details["body"]
+    answer = {"chosen_options": ["Approve"], "params_input": {}}
+    read_json(f"{address}/taskInstances/approve/-1/hitlDetails", token, answer, method="PATCH")
+    wait_for(lambda: read_json(address, token)["state"] in {"success", "failed"}, 200)
+    assert read_json(address, token)["state"] == "success"
+    (job,) = (
+        stack.cloud().client("sagemaker").list_transform_jobs(NameContains="digits")["TransformJobSummaries"]
+    )
+    assert job["TransformJobStatus"] == "Completed"
+    s3 = stack.cloud().client("s3")
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket="evergreen", Prefix="evergreen/digits/runs/")
+    keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+    assert len([key for key in keys if "/batch/" in key and key.endswith(".out")]) == 360
+
+
 def test_down_leaves_no_process_behind(stack: Stack, airflow: tuple[str, str]) -> None:
     started = stack.processes()
     children = [child for process in started for child in process.children(recursive=True)]

@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 from PIL import Image, ImageDraw
 
-from scripts.local_stack import BUCKET, Stack
+from evergreen.operators import VerifyEndpointOperator
+from evergreen.plan import Plan
+from evergreen.settings import read, validate
+from scripts.local_stack import BUCKET, REPOSITORY, Stack
+
+# An operator run without Airflow's task runner says so.
+pytestmark = pytest.mark.filterwarnings("ignore:.*outside of the Task Runner")
 
 Demo = Callable[..., subprocess.CompletedProcess[str]]
 RULES = {"VanishingGradient", "PoorWeightInitialization", "LossNotDecreasing", "Overfit", "Overtraining"}
@@ -57,6 +64,67 @@ def test_the_loop_from_data_to_endpoint_and_again(stack: Stack, demo: Demo) -> N
     assert told["report"] != again["report"]
     # The same data: nothing was computed twice.
     assert len(sagemaker.list_processing_jobs(NameContains="extract-features")["ProcessingJobSummaries"]) == 1
+
+
+def test_a_held_model_leaves_the_endpoint_alone(stack: Stack, demo: Demo) -> None:
+    """After the test before it: a champion serves, and the gate asks for more than the digits give."""
+    sagemaker = stack.cloud().client("sagemaker")
+    (endpoint,) = sagemaker.list_endpoints(NameContains="digits")["Endpoints"]
+    before = sagemaker.describe_endpoint(EndpointName=endpoint["EndpointName"])
+    done = demo(minimum_accuracy=0.999, max_jobs=2)
+    assert done.returncode == 1
+    told = summary(stack)
+    assert told["dag_run_state"] == "success"
+    assert told["verdict"]["decision"] == "hold"
+    assert "99.90%" in " ".join(told["verdict"]["reasons"])
+    assert "deploy.endpoint" not in told["seconds"]
+    assert Path(told["report"]).is_file()
+    after = sagemaker.describe_endpoint(EndpointName=endpoint["EndpointName"])
+    assert after["EndpointConfigName"] == before["EndpointConfigName"]
+    assert after["LastModifiedTime"] == before["LastModifiedTime"]
+
+
+def test_an_endpoint_that_disagrees_gets_its_previous_configuration_back(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the tests before it: two configurations were deployed; doubt the second."""
+    cloud = stack.cloud()
+    environment = stack.airflow_environment(cloud)
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", environment["AIRFLOW_CONN_AWS_DEFAULT"])
+    sagemaker, s3 = cloud.client("sagemaker"), cloud.client("s3")
+    (endpoint,) = sagemaker.list_endpoints(NameContains="digits")["Endpoints"]
+    name = endpoint["EndpointName"]
+    live = sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"]
+    configs = sagemaker.list_endpoint_configs(NameContains=f"{name}-")["EndpointConfigs"]
+    (previous,) = {config["EndpointConfigName"] for config in configs} - {live}
+
+    # What assess wrote for the first run, with the answers changed.
+    found = s3.list_objects_v2(Bucket=BUCKET, Prefix="evergreen/digits/runs/")["Contents"]
+    smoke = next(item["Key"] for item in found if item["Key"].endswith("smoke/smoke.json"))
+    expected = json.loads(s3.get_object(Bucket=BUCKET, Key=smoke)["Body"].read())
+    folder = smoke.removesuffix("smoke.json")
+    for answer in expected:
+        copied = {"Bucket": BUCKET, "Key": folder + answer["file"]}
+        s3.copy_object(Bucket=BUCKET, Key=f"doubt/smoke/{answer['file']}", CopySource=copied)
+        answer["probability"] = 0.5
+    s3.put_object(Bucket=BUCKET, Key="doubt/smoke/smoke.json", Body=json.dumps(expected))
+
+    assessment = {"uri": f"s3://{BUCKET}/doubt", "champion": {"endpoint_config": previous}}
+    verify = VerifyEndpointOperator(
+        task_id="verify",
+        inputs={"plan": plan_of("digits"), "endpoint_config_name": live, "assessment": assessment},
+    )
+    with pytest.raises(AirflowFailException, match=rf"the model offline .*; {previous} serves again"):
+        verify.execute({})
+    assert sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"] == previous
+
+
+def plan_of(pipeline: str) -> dict[str, Any]:
+    settings = validate(read(REPOSITORY / f"dags/pipelines/{pipeline}.yaml"), pipeline)
+    return Plan(
+        dag_id=f"retrain_{pipeline}", run_id="r", run_type="manual", started_at="", pipeline_name=pipeline,
+        pipeline=settings, bucket=BUCKET, role="r", training_image="i", inference_image="i",
+    ).to_xcom()  # fmt: skip
 
 
 def shapes(folder: Path) -> None:

@@ -16,7 +16,8 @@ def test_the_form_shows_the_pipeline_files_values() -> None:
 
 def test_every_parameter_has_a_title_help_a_section_and_a_type() -> None:
     for name, param in params.build(validate(DOCUMENT, "x.yaml")).items():
-        assert {"title", "description", "section", "type"} <= set(param.schema), name
+        assert {"title", "section", "type"} <= set(param.schema), name
+        assert param.description, name
 
 
 @pytest.mark.parametrize(

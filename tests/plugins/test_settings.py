@@ -1,8 +1,10 @@
+import ast
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from evergreen.settings import SettingsError, read, validate
+from evergreen.settings import Architecture, SettingsError, read, validate
 
 MINIMAL = {"dataset": {"source": "somewhere"}}
 
@@ -59,3 +61,13 @@ def test_what_is_no_yaml_mapping_is_refused(tmp_path: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(SettingsError, match=r"broken\.yaml: "):
         read(file)
+
+
+def test_the_architectures_are_those_that_ml_code_builds() -> None:
+    module = ast.parse((Path(__file__).parents[2] / "ml_code/model/architectures.py").read_text())
+    (heads,) = [
+        ast.literal_eval(node.value)
+        for node in module.body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "HEADS"
+    ]
+    assert set(heads) == set(get_args(Architecture))
