@@ -78,7 +78,8 @@ def retrain_dag(file: Path) -> None:
         with TaskGroup("deploy"):
             model = ModelOperator(task_id="model", inputs={"plan": plan, "training": training})
             config = EndpointConfigOperator(
-                task_id="endpoint_config", inputs={"plan": plan, "model_name": model.output}
+                task_id="endpoint_config",
+                inputs={"plan": plan, "model_name": model.output, "assessment": assess.output},
             )
             serving = {"plan": plan, "endpoint_config_name": config.output}
             endpoint = EndpointOperator(task_id="endpoint", inputs=serving)

@@ -246,7 +246,11 @@ def report(stack: Stack, summary: dict[str, Any], log: Path) -> bool:
     print(f"Took           {summary['seconds']['all']:.0f} s for the run; all of this is in {path}")
     deployed = summary["dag_run_state"] == "success" and verdict["decision"] == "promote"
     if not deployed:
-        why = "the gate holds it" if verdict["decision"] == "hold" else f"the run ended {summary['dag_run_state']}"
+        why = (
+            "the gate holds it"
+            if verdict["decision"] == "hold"
+            else f"the run ended {summary['dag_run_state']}"
+        )
         print(f"The new model does not serve: {why}. Log: {log}")
     return deployed and str(endpoint["status"]) == "InService"
 

@@ -104,7 +104,7 @@ class Stack:
         self.run.mkdir(parents=True, exist_ok=True)
         said = self.run / "cloud.said"
         with said.open("wb") as output:
-            process = self._start("cloud", command, self._environment(), output)
+            process = self.start("cloud", command, self._environment(), output)
         wait_for(
             f"the local cloud's answer (log: {self.log / 'cloud.log'})",
             lambda: process.poll() is not None or said.read_bytes().endswith(b"\n"),
@@ -198,7 +198,7 @@ class Stack:
             ("dag-processor",),
             ("triggerer", "--skip-serve-logs"),
         ):
-            self._start(component, [*airflow_command(), component, *arguments], environment)
+            self.start(component, [*airflow_command(), component, *arguments], environment)
 
     def ui(self) -> str | None:
         """The web UI's address when it answers."""
@@ -282,7 +282,7 @@ class Stack:
         kept.pop("PYTHONDONTWRITEBYTECODE", None)
         return {**kept, MARK: str(self.var), "PYTHONUNBUFFERED": "1"}
 
-    def _start(
+    def start(
         self, name: str, command: list[Any], environment: dict[str, str], output: IO[bytes] | None = None
     ) -> subprocess.Popen[bytes]:
         """Start a process that outlives this one; its log is `log/NAME.log`."""

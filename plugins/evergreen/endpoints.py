@@ -8,6 +8,8 @@ from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 from airflow.providers.common.compat.sdk import AirflowException
 from botocore.exceptions import ClientError
 
+from evergreen.requests import BEFORE_TAG
+
 log = logging.getLogger(__name__)
 
 CHANGING = SageMakerHook.endpoint_non_terminal_states
@@ -33,9 +35,11 @@ def champion(hook: SageMakerHook, endpoint_name: str) -> dict[str, Any] | None:
     config = hook.describe_endpoint_config(config_name)
     model_name = config["ProductionVariants"][0]["ModelName"]
     model = hook.describe_model(model_name)
+    tags = hook.conn.list_tags(ResourceArn=config["EndpointConfigArn"])["Tags"]
     return {
         "endpoint": endpoint_name,
         "endpoint_config": config_name,
+        "previous_endpoint_config": next((tag["Value"] for tag in tags if tag["Key"] == BEFORE_TAG), None),
         "model": model_name,
         "model_data": model["PrimaryContainer"]["ModelDataUrl"],
     }

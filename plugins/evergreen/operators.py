@@ -217,11 +217,12 @@ class EndpointConfigOperator(FromPlan, SageMakerEndpointConfigOperator):
 
     def execute(self, context: "Context") -> str:
         plan, model_name = self.plan, self.inputs["model_name"]
+        champion = self.inputs["assessment"]["champion"]
         name = names.resource(plan.base_name, model_name, plan.pipeline.deployment.model_dump_json())
         if _exists(self.hook.describe_endpoint_config, name):
             self.log.info("endpoint configuration %s exists", name)
         else:
-            self.config = {"EndpointConfigName": name, **requests.endpoint_config(plan, model_name)}
+            self.config = {"EndpointConfigName": name, **requests.endpoint_config(plan, model_name, champion)}
             super().execute(context)
         return name
 

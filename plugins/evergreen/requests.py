@@ -12,6 +12,7 @@ from evergreen.plan import Plan
 Request = dict[str, Any]
 
 PROCESSING = "/opt/ml/processing"
+BEFORE_TAG = "evergreen:before"
 OBJECTIVES = {"validation_loss": "Minimize", "validation_accuracy": "Maximize"}
 _NUMBER = r"([0-9.eE+-]+)"
 METRICS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
@@ -252,8 +253,9 @@ def container(plan: Plan, model_data: str) -> dict[str, Any]:
     }
 
 
-def endpoint_config(plan: Plan, model_name: str) -> Request:
-    """CreateEndpointConfig."""
+def endpoint_config(plan: Plan, model_name: str, champion: dict[str, Any] | None) -> Request:
+    """CreateEndpointConfig. A tag remembers which configuration served before this one."""
+    before = [{"Key": BEFORE_TAG, "Value": champion["endpoint_config"]}] if champion else []
     deployment = plan.pipeline.deployment
     return {
         "ProductionVariants": [
@@ -265,7 +267,7 @@ def endpoint_config(plan: Plan, model_name: str) -> Request:
                 "InitialVariantWeight": 1.0,
             }
         ],
-        "Tags": _tags(plan),
+        "Tags": [*_tags(plan), *before],
     }
 
 

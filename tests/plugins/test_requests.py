@@ -30,6 +30,7 @@ TUNING = {
     },
     "TrainingJobs": [],
 }
+CHAMPION = {"endpoint_config": "c", "model_data": "s3://b/m.tar.gz"}
 TRAINING = {"Training": {"ModelArtifacts": {"S3ModelArtifacts": "s3://b/j/output/model.tar.gz"}}}
 
 
@@ -63,13 +64,13 @@ def valid(operation: str, request: dict[str, Any]) -> None:
         ("CreateProcessingJob", {"ProcessingJobName": "n"}
          | requests.extract_features(plan(), DATASET, CODE, "s3://b/f")),
         ("CreateProcessingJob", {"ProcessingJobName": "n"}
-         | requests.assess(plan(), DATASET, CODE, TRAINING, {"model_data": "s3://b/m.tar.gz"}, "s3://b/context.json")),
+         | requests.assess(plan(), DATASET, CODE, TRAINING, CHAMPION, "s3://b/context.json")),
         ("CreateHyperParameterTuningJob", {"HyperParameterTuningJobName": "n"}
          | requests.tune(plan(), DATASET, FEATURES, CODE)),
         ("CreateTrainingJob", {"TrainingJobName": "n"} | requests.retrain(plan(), DATASET, FEATURES, CODE, TUNING)),
         ("CreateTrainingJob", {"TrainingJobName": "n"} | requests.retrain(plan(), DATASET, None, CODE, TUNING)),
         ("CreateModel", {"ModelName": "n"} | requests.model(plan(), "s3://b/m.tar.gz")),
-        ("CreateEndpointConfig", {"EndpointConfigName": "n"} | requests.endpoint_config(plan(), "m")),
+        ("CreateEndpointConfig", {"EndpointConfigName": "n"} | requests.endpoint_config(plan(), "m", CHAMPION)),
         ("CreateEndpoint", requests.endpoint(plan(), "c")),
         ("UpdateEndpoint", requests.endpoint(plan(), "c")),
         ("CreateModelPackage", requests.model_package(plan(), "s3://b/m.tar.gz", 0.97)),

@@ -22,7 +22,7 @@ def unmarked() -> dict[str, str]:
 
 def test_down_ends_what_was_started_and_its_children(tmp_path: Path) -> None:
     stack = Stack(tmp_path / "var")
-    stack._start("sleeper", [sys.executable, "-c", PARENT], unmarked())
+    stack.start("sleeper", [sys.executable, "-c", PARENT], unmarked())
     wait_for("the child", lambda: len(stack.processes()) == 2, 10)
     assert stack.down() == 2
     assert not stack.processes()
@@ -31,7 +31,7 @@ def test_down_ends_what_was_started_and_its_children(tmp_path: Path) -> None:
 
 def test_down_ends_a_child_whose_parent_is_gone(tmp_path: Path) -> None:
     stack = Stack(tmp_path / "var")
-    leader = stack._start("sleeper", [sys.executable, "-c", PARENT], unmarked())
+    leader = stack.start("sleeper", [sys.executable, "-c", PARENT], unmarked())
     wait_for("the child", lambda: len(stack.processes()) == 2, 10)
     leader.kill()
     leader.wait(10)
@@ -42,7 +42,7 @@ def test_down_ends_a_child_whose_parent_is_gone(tmp_path: Path) -> None:
 
 def test_stacks_do_not_see_each_other(tmp_path: Path) -> None:
     mine, other = Stack(tmp_path / "mine"), Stack(tmp_path / "other")
-    mine._start("sleeper", [sys.executable, "-c", "import time; time.sleep(300)"], mine._environment())
+    mine.start("sleeper", [sys.executable, "-c", "import time; time.sleep(300)"], mine._environment())
     assert mine.processes()
     assert other.down() == 0
     assert mine.down() == 1
