@@ -49,18 +49,17 @@ def retrain_dag(file: Path) -> None:
     )
     def loop() -> None:
         plan = tasks.plan.override(retries=0)(str(file))
-        dataset = SyncDatasetOperator(
-            task_id="sync_dataset", plan=plan, outlets=[Asset(name=f"{name}_dataset", group="evergreen")]
+        sync_dataset = SyncDatasetOperator(
+            task_id="sync_dataset", outlets=[Asset(name=f"{name}_dataset", group="evergreen")]
         )
-        code = tasks.upload_code(plan)
-        inputs = {"plan": plan, "dataset": dataset.output, "code": code}
-        features = ExtractFeaturesOperator(task_id="extract_features", inputs=inputs)
-        inputs = {**inputs, "features": features.output}
-        tune = TuneOperator(task_id="tune", inputs=inputs)
-        inputs = {**inputs, "tuning": tune.output}
-        retrain = RetrainOperator(task_id="retrain", inputs=inputs)
-        training = retrain.output
-        assess = AssessOperator(task_id="assess", inputs={**inputs, "training": training})
+        upload_code = tasks.upload_code()
+        material = {"dataset": "sync_dataset", "code": "upload_code"}
+        extract_features = ExtractFeaturesOperator(task_id="extract_features", inputs=material)
+        material = {**material, "features": "extract_features"}
+        tune = TuneOperator(task_id="tune", inputs=material)
+        material = {**material, "tuning": "tune"}
+        retrain = RetrainOperator(task_id="retrain", inputs=material)
+        assess = AssessOperator(task_id="assess", inputs={**material, "training": "retrain"})
         export_report = S3CopyPrefixOperator(
             task_id="export_report",
             source_bucket_prefix=assess.output["uri"],
@@ -68,33 +67,30 @@ def retrain_dag(file: Path) -> None:
             outlets=[Asset(name=f"{name}_report", group="evergreen")],
         )
 
-        gate = tasks.gate(plan, dataset.output, assess.output)
-        hold = tasks.hold(assess.output)
+        gate = tasks.gate()
+        hold = tasks.hold()
         approve = ApprovalOperator(
             task_id="approve", subject=f"Deploy the new {name} model?", body=tasks.APPROVAL_BODY
         )
-        register = tasks.register.override(trigger_rule=AFTER_A_BRANCH)(plan, training, assess.output)
+        register = tasks.register.override(trigger_rule=AFTER_A_BRANCH)()
 
-        with TaskGroup("deploy"):
-            model = ModelOperator(task_id="model", inputs={"plan": plan, "training": training})
-            config = EndpointConfigOperator(
-                task_id="endpoint_config",
-                inputs={"plan": plan, "model_name": model.output, "assessment": assess.output},
+        with TaskGroup("deploy") as deploy:
+            model = ModelOperator(task_id="model", inputs={"training": "retrain"})
+            endpoint_config = EndpointConfigOperator(
+                task_id="endpoint_config", inputs={"model_name": "deploy.model", "assessment": "assess"}
             )
-            serving = {"plan": plan, "endpoint_config_name": config.output}
-            endpoint = EndpointOperator(task_id="endpoint", inputs=serving)
-        verify = VerifyEndpointOperator(task_id="verify", inputs={**serving, "assessment": assess.output})
+            serving = {"endpoint_config_name": "deploy.endpoint_config"}
+            chain(model, endpoint_config, EndpointOperator(task_id="endpoint", inputs=serving))
+        verify = VerifyEndpointOperator(task_id="verify", inputs={**serving, "assessment": "assess"})
         batch_predict = BatchPredictOperator(
-            task_id="batch_predict",
-            inputs={"plan": plan, "dataset": dataset.output, "model_name": model.output},
+            task_id="batch_predict", inputs={"dataset": "sync_dataset", "model_name": "deploy.model"}
         )
-        retire = tasks.retire.override(trigger_rule=AFTER_A_BRANCH)(verify.output)
+        retire = tasks.retire.override(trigger_rule=AFTER_A_BRANCH)()
 
-        chain(dataset, code, features)
-        chain(assess, export_report, gate, [hold, approve, register])
-        chain(approve, register, model)
-        chain(endpoint, verify, [batch_predict, retire])
-        chain(batch_predict, retire)
+        chain(plan, sync_dataset, upload_code, extract_features, tune, retrain, assess, export_report, gate)
+        chain(gate, [hold, approve, register])
+        chain(approve, register, deploy, verify, batch_predict, retire)
+        chain(verify, retire)
 
     loop()
 

@@ -1,11 +1,11 @@
 """The DAG's operators: the provider's, extended to be safe to retry, and the few that it has none for.
 
-Each takes `inputs`: the plan and what earlier tasks returned, by the names of the request builder's arguments in
-`requests.py`, which it calls when it runs.
+Each takes `inputs`: which earlier task returned which argument of the request builder in `requests.py` that it calls
+when it runs. They are task ids and not XComArgs, so that the graph shows the order of the steps and not an arrow for
+each value; the DAG's chain runs every one of them before.
 """
 
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
@@ -36,23 +36,20 @@ SMOKE_TOLERANCE = 0.01
 
 
 class FromPlan(SageMakerBaseOperator):
-    """An operator whose configuration is built when it runs, from `inputs`."""
+    """An operator whose configuration is built when it runs, from what earlier tasks returned.
 
-    template_fields: Sequence[str] = (*SageMakerBaseOperator.template_fields, "inputs")
-    template_fields_renderers = {**SageMakerBaseOperator.template_fields_renderers, "inputs": "json"}  # ruff: ignore[mutable-class-default]
+    :param inputs: argument → task id; the plan is always the task `plan`.
+    """
 
-    def __init__(self, *, inputs: dict[str, Any], **kwargs: Any) -> None:
+    def __init__(self, *, inputs: dict[str, str] | None = None, **kwargs: Any) -> None:
         super().__init__(config={}, **kwargs)
-        self.inputs = inputs
+        self.inputs = inputs or {}
 
-    @property
-    def plan(self) -> Plan:
-        return Plan.model_validate(self.inputs["plan"])
-
-    @property
-    def earlier(self) -> dict[str, Any]:
-        """The inputs without the plan."""
-        return {name: value for name, value in self.inputs.items() if name != "plan"}
+    def pull(self, context: "Context") -> dict[str, Any]:
+        """Set `self.plan`; return what the tasks of `inputs` returned."""
+        instance = context["ti"]
+        self.plan = Plan.model_validate(instance.xcom_pull(task_ids="plan"))
+        return {argument: instance.xcom_pull(task_ids=task_id) for argument, task_id in self.inputs.items()}
 
     @property
     def s3(self) -> S3Hook:
@@ -67,6 +64,10 @@ class PlannedJob(durable.DurableJob, FromPlan):
         base_name = f"{plan.pipeline_name}-{self.task_id.rpartition('.')[2]}"
         return self.execute_job(context, base_name, plan.pipeline.compute.max_runtime_seconds + 900)
 
+    def execute_complete(self, context: "Context", event: dict[str, Any] | None = None) -> dict[str, Any]:
+        self.pull(context)
+        return super().execute_complete(context, event)
+
 
 class ExtractFeaturesOperator(PlannedJob, SageMakerProcessingOperator):
     """The frozen trunk's output for each image, once per content address.
@@ -77,33 +78,33 @@ class ExtractFeaturesOperator(PlannedJob, SageMakerProcessingOperator):
     kind = durable.PROCESSING
 
     def execute(self, context: "Context") -> dict[str, Any] | None:
-        plan = self.plan
-        if plan.pipeline.model.tail == "all":
+        inputs = self.pull(context)
+        if self.plan.pipeline.model.tail == "all":
             self.log.info("model.tail is 'all': nothing is frozen, so there is nothing to compute once")
             return None
-        uri = self._uri()
-        if self.s3.check_for_key(f"{uri}/complete.json"):
-            self.log.info("found the features of an earlier run: %s", uri)
-            return {"uri": uri, "computed": False}
-        self.config = requests.extract_features(plan, **self.earlier, features_uri=uri)
+        if self.s3.check_for_key(f"{self.uri}/complete.json"):
+            self.log.info("found the features of an earlier run: %s", self.uri)
+            return {"uri": self.uri, "computed": False}
+        self.config = requests.extract_features(self.plan, **inputs, features_uri=self.uri)
         return self.run_job(context)
 
-    def _uri(self) -> str:
-        plan = self.plan
+    def pull(self, context: "Context") -> dict[str, Any]:
+        inputs = super().pull(context)
         address = names.digest(
-            self.inputs["dataset"]["version"],
-            self.inputs["code"]["hash"],
-            plan.training_image,
-            plan.pipeline.model.model_dump_json(),
-            plan.pipeline.tuning.seed,
+            inputs["dataset"]["version"],
+            inputs["code"]["hash"],
+            self.plan.training_image,
+            self.plan.pipeline.model.model_dump_json(),
+            self.plan.pipeline.tuning.seed,
         )
-        return plan.uri("features", address)
+        self.uri = self.plan.uri("features", address)
+        return inputs
 
     def _result(self, description: dict[str, Any]) -> dict[str, Any]:
         # Written last, and only after the job completed: features without it are not used.
         marker = json.dumps({"processing_job": self.job_name})
-        self.s3.load_string(marker, f"{self._uri()}/complete.json", replace=True)
-        return {"uri": self._uri(), "computed": True}
+        self.s3.load_string(marker, f"{self.uri}/complete.json", replace=True)
+        return {"uri": self.uri, "computed": True}
 
 
 class TuneOperator(PlannedJob, SageMakerTuningOperator):
@@ -112,7 +113,8 @@ class TuneOperator(PlannedJob, SageMakerTuningOperator):
     kind = durable.TUNING
 
     def execute(self, context: "Context") -> dict[str, Any]:
-        self.config = requests.tune(self.plan, **self.earlier)
+        inputs = self.pull(context)
+        self.config = requests.tune(self.plan, **inputs)
         return self.run_job(context)
 
     def progress(self, description: dict[str, Any]) -> str:
@@ -156,8 +158,9 @@ class RetrainOperator(PlannedJob, SageMakerTrainingOperator):
         super().__init__(print_log=False, check_if_job_exists=False, **kwargs)
 
     def execute(self, context: "Context") -> dict[str, Any]:
+        inputs = self.pull(context)
         try:
-            self.config = requests.retrain(self.plan, **self.earlier)
+            self.config = requests.retrain(self.plan, **inputs)
         except ValueError as error:
             raise AirflowFailException(str(error)) from error
         return self.run_job(context)
@@ -173,13 +176,14 @@ class AssessOperator(PlannedJob, SageMakerProcessingOperator):
         super().__init__(multiple_outputs=True, **kwargs)
 
     def execute(self, context: "Context") -> dict[str, Any]:
-        plan, earlier = self.plan, self.earlier
+        inputs = self.pull(context)
+        plan = self.plan
         champion = endpoints.champion(self.hook, plan.endpoint_name)
         context_uri = f"{plan.run_uri}/context.json"
-        document = requests.assess_context(plan, champion=champion, **earlier)
+        document = requests.assess_context(plan, champion=champion, **inputs)
         self.s3.load_string(json.dumps(document, indent=1), context_uri, replace=True)
         self.config = requests.assess(
-            plan, earlier["dataset"], earlier["code"], earlier["training"], champion, context_uri
+            plan, inputs["dataset"], inputs["code"], inputs["training"], champion, context_uri
         )
         return self.run_job(context)
 
@@ -202,7 +206,8 @@ class ModelOperator(FromPlan, SageMakerModelOperator):
     """CreateModel, unless a model of this archive exists. Returns the model's name."""
 
     def execute(self, context: "Context") -> str:
-        plan, model_data = self.plan, _model_data(self.inputs["training"])
+        model_data = _model_data(self.pull(context)["training"])
+        plan = self.plan
         name = names.resource(plan.base_name, model_data, plan.inference_image)
         if _exists(self.hook.describe_model, name):
             self.log.info("model %s exists", name)
@@ -216,8 +221,8 @@ class EndpointConfigOperator(FromPlan, SageMakerEndpointConfigOperator):
     """CreateEndpointConfig, unless one of this model and these settings exists. Returns its name."""
 
     def execute(self, context: "Context") -> str:
-        plan, model_name = self.plan, self.inputs["model_name"]
-        champion = self.inputs["assessment"]["champion"]
+        inputs = self.pull(context)
+        plan, model_name, champion = self.plan, inputs["model_name"], inputs["assessment"]["champion"]
         name = names.resource(plan.base_name, model_name, plan.pipeline.deployment.model_dump_json())
         if _exists(self.hook.describe_endpoint_config, name):
             self.log.info("endpoint configuration %s exists", name)
@@ -237,7 +242,8 @@ class EndpointOperator(FromPlan, SageMakerEndpointOperator):
             self.check_interval = 30
 
     def execute(self, context: "Context") -> dict[str, Any]:
-        requested = requests.endpoint(self.plan, self.inputs["endpoint_config_name"])
+        inputs = self.pull(context)
+        requested = requests.endpoint(self.plan, inputs["endpoint_config_name"])
         name, config_name = requested["EndpointName"], requested["EndpointConfigName"]
         live = endpoints.settle(self.hook, name)
         if live and live["EndpointStatus"] == "Failed":
@@ -265,18 +271,16 @@ class VerifyEndpointOperator(FromPlan):
     """
 
     def execute(self, context: "Context") -> dict[str, Any]:
-        plan, config_name = self.plan, self.inputs["endpoint_config_name"]
-        champion = self.inputs["assessment"]["champion"]
-        doubt, predictions = self._check(plan, config_name)
+        inputs = self.pull(context)
+        plan, config_name, assessment = self.plan, inputs["endpoint_config_name"], inputs["assessment"]
+        champion = assessment["champion"]
+        doubt, predictions = self._check(plan, config_name, assessment["uri"])
         if doubt is None:
             return {
                 "endpoint": plan.endpoint_name,
                 "endpoint_config": config_name,
                 "before": champion,
                 "predictions": predictions,
-                # For retire, which must run when this has and not merely when the plan has.
-                "base_name": plan.base_name,
-                "keep": plan.pipeline.deployment.keep,
             }
         if champion:
             outcome = endpoints.put_back(self.hook, plan.endpoint_name, champion["endpoint_config"])
@@ -284,7 +288,9 @@ class VerifyEndpointOperator(FromPlan):
             outcome = "nothing served before, so there is nothing to put back"
         raise AirflowFailException(f"{doubt}; {outcome}")
 
-    def _check(self, plan: Plan, config_name: str) -> tuple[str | None, list[dict[str, Any]]]:
+    def _check(
+        self, plan: Plan, config_name: str, assess_uri: str
+    ) -> tuple[str | None, list[dict[str, Any]]]:
         live = endpoints.settle(self.hook, plan.endpoint_name)
         if live is None:
             return f"endpoint {plan.endpoint_name} does not exist", []
@@ -294,7 +300,7 @@ class VerifyEndpointOperator(FromPlan):
                 f"endpoint {plan.endpoint_name} is {live['EndpointStatus']} with {live['EndpointConfigName']}, "
                 f"not InService with {config_name}: {reason}"
             ), []
-        smoke_uri = f"{self.inputs['assessment']['uri']}/smoke"
+        smoke_uri = f"{assess_uri}/smoke"
         predictions = []
         for expected in json.loads(self.s3.read_key(f"{smoke_uri}/smoke.json")):
             image = self.s3.get_key(f"{smoke_uri}/{expected['file']}").get()["Body"].read()
@@ -332,9 +338,10 @@ class BatchPredictOperator(PlannedJob, SageMakerTransformOperator):
         super().__init__(check_if_job_exists=False, **kwargs)
 
     def execute(self, context: "Context") -> dict[str, Any]:
+        inputs = self.pull(context)
         if not self.plan.pipeline.deployment.batch_predict:
             raise AirflowSkipException("deployment.batch_predict is off")
-        self.config = requests.batch_predict(self.plan, **self.earlier)
+        self.config = requests.batch_predict(self.plan, **inputs)
         return self.run_job(context)
 
     def _result(self, description: dict[str, Any]) -> dict[str, Any]:

@@ -29,15 +29,12 @@ class SyncDatasetOperator(BaseOperator):
     assessed before ends as skipped, unless it is forced.
     """
 
-    template_fields = ("plan",)
-
-    def __init__(self, *, plan: dict[str, Any], aws_conn_id: str = "aws_default", **kwargs: Any) -> None:
+    def __init__(self, *, aws_conn_id: str = "aws_default", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.plan = plan
         self.aws_conn_id = aws_conn_id
 
     def execute(self, context: "Context") -> dict[str, Any]:
-        plan = Plan.model_validate(self.plan)
+        plan = Plan.model_validate(context["ti"].xcom_pull(task_ids="plan"))
         hook = S3Hook(aws_conn_id=self.aws_conn_id)
         snapshot = self._look(plan, hook)
         counts = snapshot.counts

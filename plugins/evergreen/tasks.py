@@ -55,23 +55,20 @@ def plan(file: str) -> dict[str, Any]:
 
 
 @task(multiple_outputs=False)
-def upload_code(plan: dict[str, Any]) -> dict[str, str]:
+def upload_code() -> dict[str, str]:
     """`ml_code/` → S3 under its hash."""
     try:
-        return sync.upload_source(Plan.model_validate(plan), AWS_CONN_ID)
+        return sync.upload_source(_plan(), AWS_CONN_ID)
     except FileNotFoundError as error:
         raise AirflowFailException(str(error)) from error
 
 
 @task.branch
-def gate(plan: dict[str, Any], dataset: dict[str, Any], assessment: dict[str, Any]) -> str:
+def gate() -> str:
     """Branch on the report's verdict: the decision is made once, where the report is made."""
-    built = Plan.model_validate(plan)
-    latest = {
-        "run_folder": built.run_folder,
-        "freshness": dataset["freshness"],
-        "verdict": assessment["verdict"],
-    }
+    built, assessment = _plan(), _returned("assess")
+    freshness = _returned("sync_dataset")["freshness"]
+    latest = {"run_folder": built.run_folder, "freshness": freshness, "verdict": assessment["verdict"]}
     S3Hook(aws_conn_id=AWS_CONN_ID).load_string(
         json.dumps(latest, indent=1), built.uri("reports", "latest.json"), replace=True
     )
@@ -84,19 +81,19 @@ def gate(plan: dict[str, Any], dataset: dict[str, Any], assessment: dict[str, An
 
 
 @task
-def hold(assessment: dict[str, Any]) -> list[str]:
+def hold() -> list[str]:
     """The model is not deployed; what serves goes on serving. Returns the reasons."""
-    reasons: list[str] = assessment["verdict"]["reasons"]
+    reasons: list[str] = _returned("assess")["verdict"]["reasons"]
     for reason in reasons:
         print(f"held: {reason}")
     return reasons
 
 
 @task
-def register(plan: dict[str, Any], training: dict[str, Any], assessment: dict[str, Any]) -> str:
+def register() -> str:
     """Model archive → model package, unless the group has it already. Returns its ARN."""
-    built = Plan.model_validate(plan)
-    model_data = training["Training"]["ModelArtifacts"]["S3ModelArtifacts"]
+    built, accuracy = _plan(), _returned("assess")["accuracy"]
+    model_data = _returned("retrain")["Training"]["ModelArtifacts"]["S3ModelArtifacts"]
     client = SageMakerHook(aws_conn_id=AWS_CONN_ID).conn
     group = built.base_name
     try:
@@ -111,21 +108,30 @@ def register(plan: dict[str, Any], training: dict[str, Any], assessment: dict[st
             if package["InferenceSpecification"]["Containers"][0]["ModelDataUrl"] == model_data:
                 print(f"{arn} is registered already")
                 return arn
-    request = requests.model_package(built, model_data, assessment["accuracy"])
+    request = requests.model_package(built, model_data, accuracy)
     created: str = client.create_model_package(**request)["ModelPackageArn"]
     return created
 
 
 @task
-def retire(verified: dict[str, Any]) -> list[str]:
+def retire() -> list[str]:
     """Delete models and endpoint configurations beyond the newest N. Returns the deleted names.
 
     What serves, and what served before it, is never deleted.
     """
+    built, verified = _plan(), _returned("verify")
     before = verified["before"] or {}
     kept = {verified["endpoint_config"], before.get("endpoint_config"), before.get("model")}
     hook = SageMakerHook(aws_conn_id=AWS_CONN_ID)
-    return endpoints.retire(hook, verified["base_name"], verified["keep"], kept)
+    return endpoints.retire(hook, built.base_name, built.pipeline.deployment.keep, kept)
+
+
+def _returned(task_id: str) -> Any:
+    return get_current_context()["ti"].xcom_pull(task_ids=task_id)
+
+
+def _plan() -> Plan:
+    return Plan.model_validate(_returned("plan"))
 
 
 def _bucket(name: str | None) -> str:

@@ -52,7 +52,7 @@ def retrainings(stack: Stack) -> list[str]:
 
 def test_a_killed_task_leaves_one_training_job_and_the_run_succeeds(airflow: Stack) -> None:
     # Long enough a training to be killed in.
-    run = trigger(airflow, DAG, {"max_jobs": 2, "epochs_min": 200, "epochs_max": 200, "batch_size": [32]})
+    run = trigger(airflow, DAG, {"max_jobs": 2, "epochs_min": 80, "epochs_max": 80, "batch_size": [32]})
     wait_for("the retraining", lambda: retrainings(airflow) == ["InProgress"], 180)
     process = run.process("retrain")
     assert process

@@ -4,6 +4,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,12 +111,12 @@ def test_an_endpoint_that_disagrees_gets_its_previous_configuration_back(
     s3.put_object(Bucket=BUCKET, Key="doubt/smoke/smoke.json", Body=json.dumps(expected))
 
     assessment = {"uri": f"s3://{BUCKET}/doubt", "champion": {"endpoint_config": previous}}
+    returned = {"plan": plan_of("digits"), "config": live, "assess": assessment}
     verify = VerifyEndpointOperator(
-        task_id="verify",
-        inputs={"plan": plan_of("digits"), "endpoint_config_name": live, "assessment": assessment},
+        task_id="verify", inputs={"endpoint_config_name": "config", "assessment": "assess"}
     )
     with pytest.raises(AirflowFailException, match=rf"the model offline .*; {previous} serves again"):
-        verify.execute({})
+        verify.execute({"ti": SimpleNamespace(xcom_pull=lambda task_ids: returned[task_ids])})
     assert sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"] == previous
 
 
