@@ -122,7 +122,8 @@ def doing(run: Run) -> str:
         if state == "running" and start
     ]
     waiting = [f"{task} waits for its next try" for task, state, _, _ in tasks if state == "up_for_retry"]
-    return ", ".join(running + waiting) or ("between two tasks" if tasks else "Airflow is starting")
+    begun = any(start for _, _, start, _ in tasks)
+    return ", ".join(running + waiting) or ("between two tasks" if begun else "Airflow is starting")
 
 
 def detail(log: Path) -> str:

@@ -24,7 +24,7 @@ from airflow.providers.amazon.aws.operators.sagemaker import (
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 from botocore.exceptions import ClientError
 
-from evergreen import durable, endpoints, names, requests
+from evergreen import assess_context, durable, endpoints, names, requests
 from evergreen.plan import Plan
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class AssessOperator(PlannedJob, SageMakerProcessingOperator):
         plan = self.plan
         champion = endpoints.champion(self.hook, plan.endpoint_name)
         context_uri = f"{plan.run_uri}/context.json"
-        document = requests.assess_context(plan, champion=champion, **inputs)
+        document = assess_context.build(plan, champion=champion, **inputs)
         self.s3.load_string(json.dumps(document, indent=1), context_uri, replace=True)
         self.config = requests.assess(
             plan, inputs["dataset"], inputs["code"], inputs["training"], champion, context_uri

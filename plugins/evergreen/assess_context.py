@@ -1,0 +1,64 @@
+"""context.json: what the report says of the run besides what `assess` measures."""
+
+from typing import Any
+
+from evergreen.plan import Plan
+
+
+def build(
+    plan: Plan,
+    dataset: dict[str, Any],
+    features: dict[str, Any] | None,
+    code: dict[str, Any],
+    tuning: dict[str, Any],
+    training: dict[str, Any],
+    champion: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The document; docs/contracts.md has its shape."""
+    gate = plan.pipeline.gate
+    job, training = tuning["Tuning"], training["Training"]
+    objective = job["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]
+    return {
+        "run": {
+            "dag_id": plan.dag_id,
+            "run_id": plan.run_id,
+            "pipeline": plan.pipeline_name,
+            "started_at": plan.started_at,
+            "report_uri": plan.report_uri,
+            "endpoint": plan.endpoint_name,
+            "settings": plan.pipeline.model_dump(mode="json"),
+        },
+        "dataset": {
+            "version": dataset["version"],
+            "source": plan.pipeline.dataset.source,
+            "uri": dataset["uri"],
+            "splits": dataset["counts"],
+            "ignored": dataset["ignored"],
+        },
+        "features": features,
+        "tuning": {
+            "name": job["HyperParameterTuningJobName"],
+            "strategy": plan.pipeline.tuning.strategy,
+            "objective": {"MetricName": objective["MetricName"], "Type": objective["Type"]},
+            "best": job["BestTrainingJob"]["TrainingJobName"],
+            "jobs": tuning["TrainingJobs"],
+        },
+        "training": {
+            "name": training["TrainingJobName"],
+            "hyperparameters": training["HyperParameters"],
+            "seconds": training.get("TrainingTimeInSeconds"),
+            "billable_seconds": training.get("BillableTimeInSeconds"),
+            "instance_type": training["ResourceConfig"]["InstanceType"],
+        },
+        "champion": champion,
+        "code": {"hash": code["hash"], "git_revision": plan.git_revision},
+        "rules": {
+            name: rule.model_dump()
+            for name, rule in (plan.pipeline.debugger.rules if plan.pipeline.debugger.enabled else {}).items()
+        },
+        "gate": {
+            "minimum_accuracy": gate.minimum_accuracy,
+            "champion_margin": gate.champion_margin,
+            "confidence": gate.confidence,
+        },
+    }
