@@ -95,10 +95,15 @@ class SyncDatasetOperator(BaseOperator):
             else:
                 client.upload_file(file.source, plan.bucket, key)
 
+        if not changed:
+            return 0
+        # What is about to be overwritten is forgotten first: a try that dies half-way leaves nothing that a later
+        # one would take for sent.
+        unchanged = {file.path: file.checksum for file in set(snapshot.files) - set(changed)}
+        hook.load_string(json.dumps(unchanged), state_key, plan.bucket, replace=True)
         _in_parallel(send, changed, lambda done: self.log.info("%d of %d files sent", done, len(changed)))
-        if changed:
-            state = {file.path: file.checksum for file in snapshot.files}
-            hook.load_string(json.dumps(state), state_key, plan.bucket, replace=True)
+        state = {file.path: file.checksum for file in snapshot.files}
+        hook.load_string(json.dumps(state), state_key, plan.bucket, replace=True)
         return len(changed)
 
 

@@ -10,9 +10,6 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 
-# https://github.com/apache/airflow - pathspec renamed the pattern; goes when Airflow's dagbag names the new one.
-pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
-
 
 def bag(folder: Path) -> DagBag:
     return DagBag(dag_folder=folder, bundle_name="test")

@@ -1,10 +1,7 @@
 """Retry-safe jobs, against a real local cloud with small real jobs."""
 
-import json
-import os
 import threading
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,23 +11,12 @@ from airflow.providers.common.compat.sdk import AirflowException
 from airflow.sdk.exceptions import TaskDeferred
 
 from evergreen import durable
-from scripts.local_stack import Cloud, Stack
+from scripts.local_stack import Cloud
 
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.10.0-cpu-py313"
 
 # An operator run without Airflow's task runner says so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*outside of the Task Runner")
-
-
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    stack = Stack(tmp_path_factory.mktemp("cloud") / "var")
-    running = stack.cloud()
-    connection = json.loads(stack.airflow_environment(running)["AIRFLOW_CONN_AWS_DEFAULT"])
-    os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = json.dumps(connection)
-    yield running
-    del os.environ["AIRFLOW_CONN_AWS_DEFAULT"]
-    stack.down()
 
 
 class Job(durable.DurableJob, SageMakerProcessingOperator):

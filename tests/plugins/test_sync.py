@@ -1,0 +1,121 @@
+"""Sync and code upload, against the S3 of a real local cloud."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
+
+from evergreen import sync
+from evergreen.plan import Plan
+from evergreen.settings import validate
+from scripts.local_stack import BUCKET, Cloud
+
+# An operator run without Airflow's task runner says so.
+pytestmark = pytest.mark.filterwarnings("ignore:.*outside of the Task Runner")
+
+
+def plan(name: str, source: str, **changes: Any) -> Plan:
+    return Plan(
+        dag_id=f"retrain_{name}", run_id="r", run_type="manual", started_at="", pipeline_name=name,
+        pipeline=validate({"dataset": {"source": source}}, "x.yaml"), bucket=BUCKET, role="r",
+        training_image="i", inference_image="i",
+    ).model_copy(update=changes)  # fmt: skip
+
+
+def run(planned: Plan) -> dict[str, Any]:
+    context = {"ti": SimpleNamespace(xcom_pull=lambda task_ids: planned.to_xcom()), "outlet_events": {}}
+    result: dict[str, Any] = sync.SyncDatasetOperator(task_id="sync_dataset").execute(context)
+    return result
+
+
+def stored(cloud: Cloud, prefix: str) -> dict[str, bytes]:
+    s3 = cloud.client("s3")
+    listed = s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
+    return {
+        item["Key"].removeprefix(prefix): s3.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read()
+        for item in listed
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for split in ("train", "valid", "test"):
+        for name in ("ein Hund", "katze"):
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "é 1+1.jpg").write_bytes(f"{split} {name}".encode())
+    return tmp_path
+
+
+def test_only_what_changed_is_sent(cloud: Cloud, folder: Path) -> None:
+    first = run(plan("changes", str(folder)))
+    assert first["sent"] == 6
+    assert stored(cloud, "evergreen/changes/dataset/validation/")["katze/é 1+1.jpg"] == b"valid katze"
+    assert run(plan("changes", str(folder))) == {**first, "sent": 0}
+    # The same size: only the checksum tells.
+    (folder / "train/katze/é 1+1.jpg").write_bytes(b"train KATZE")
+    second = run(plan("changes", str(folder)))
+    assert second["sent"] == 1
+    assert second["version"] != first["version"]
+    cloud.client("s3").delete_object(Bucket=BUCKET, Key="evergreen/changes/dataset/test/katze/é 1+1.jpg")
+    assert run(plan("changes", str(folder)))["sent"] == 1
+
+
+def test_a_version_lists_its_own_files_and_no_older_ones(cloud: Cloud, folder: Path) -> None:
+    extra = folder / "train/katze/2.png"
+    extra.write_bytes(b"two")
+    older = run(plan("versions", str(folder)))
+    extra.unlink()
+    newer = run(plan("versions", str(folder)))
+    manifests = {}
+    for result in (older, newer):
+        key = result["manifests"]["train"].removeprefix(f"s3://{BUCKET}/")
+        manifests[result["version"]] = json.loads(stored(cloud, key)[""])
+    assert manifests[older["version"]][0] == {"prefix": f"s3://{BUCKET}/evergreen/versions/dataset/train/"}
+    assert "katze/2.png" in manifests[older["version"]]
+    assert "katze/2.png" not in manifests[newer["version"]]
+    # Nothing is deleted.
+    assert "katze/2.png" in stored(cloud, "evergreen/versions/dataset/train/")
+
+
+def test_an_s3_prefix_is_a_source_too(cloud: Cloud, folder: Path) -> None:
+    s3 = cloud.client("s3")
+    for path in folder.rglob("*.jpg"):
+        s3.upload_file(str(path), BUCKET, f"elsewhere/pets/{path.relative_to(folder).as_posix()}")
+    planned = plan("from-s3", f"s3://{BUCKET}/elsewhere/pets")
+    assert run(planned)["sent"] == 6
+    assert stored(cloud, "evergreen/from-s3/dataset/test/")["ein Hund/é 1+1.jpg"] == b"test ein Hund"
+    assert run(planned)["sent"] == 0
+
+
+def test_a_scheduled_run_with_nothing_new_is_skipped(cloud: Cloud, folder: Path) -> None:
+    result = run(plan("scheduled", str(folder), run_type="scheduled"))
+    latest = json.dumps({"freshness": result["freshness"]})
+    cloud.client("s3").put_object(Bucket=BUCKET, Key="evergreen/scheduled/reports/latest.json", Body=latest)
+    with pytest.raises(AirflowSkipException, match="assessed before"):
+        run(plan("scheduled", str(folder), run_type="scheduled"))
+    assert run(plan("scheduled", str(folder)))["sent"] == 0
+    assert run(plan("scheduled", str(folder), run_type="scheduled", force=True))["sent"] == 0
+    (folder / "test/katze/new.jpg").write_bytes(b"new")
+    assert run(plan("scheduled", str(folder), run_type="scheduled"))["sent"] == 1
+
+
+def test_nothing_is_sent_from_a_broken_folder(cloud: Cloud, folder: Path) -> None:
+    (folder / "valid/katze/é 1+1.jpg").unlink()
+    with pytest.raises(AirflowFailException, match=r"the validation split of .* lacks 'katze'"):
+        run(plan("broken", str(folder)))
+    assert not stored(cloud, "evergreen/broken/")
+
+
+def test_the_code_is_uploaded_once(cloud: Cloud) -> None:
+    planned = plan("code", "x")
+    first = sync.upload_source(planned)
+    assert sync.upload_source(planned) == first
+    files = stored(cloud, f"evergreen/code/code/{first['hash']}/")
+    with tarfile.open(fileobj=io.BytesIO(files["sourcedir.tar.gz"])) as tar:
+        assert {f"src/{name}" for name in tar.getnames()} == set(files) - {"sourcedir.tar.gz"}
+        assert {"train.py", "requirements.txt", "debugger/compat.py"} <= set(tar.getnames())
