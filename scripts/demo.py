@@ -28,6 +28,7 @@ from scripts.local_stack import BUCKET, REPOSITORY, Cloud, Stack, StackError, ai
 
 STARTED = time.monotonic()
 SECONDS_BETWEEN_LINES = 5
+NOT_STARTED = "not started"
 # A line of one of our operators in the log of `airflow dags test`.
 _TASK_SAYS = re.compile(r"\[info\s*\] (.*?) *\[airflow\.task\.operators\.evergreen")
 UNFINISHED = (None, "none", "scheduled", "queued", "running", "deferred", "awaiting_input", "up_for_retry")
@@ -50,7 +51,7 @@ class Run:
     def run(self) -> tuple[str, str]:
         """(run id, state)"""
         rows = self.query("SELECT run_id, state FROM dag_run WHERE dag_id = ? AND logical_date = ?")
-        return rows[0] if rows else ("", "not started")
+        return rows[0] if rows else ("", NOT_STARTED)
 
     def tasks(self) -> list[tuple[str, str | None, float | None, float | None]]:
         """(task, state, start, end) with times in seconds since the epoch, in the order of their start."""
@@ -221,7 +222,9 @@ def report(stack: Stack, summary: dict[str, Any], log: Path) -> bool:
     path.write_text(json.dumps(summary, indent=2))
     print()
     if "verdict" not in summary:
-        print(f"The run ended {summary['dag_run_state']} before there was a report: {last_error(log)}")
+        state = summary["dag_run_state"]
+        what = "did not start" if state == NOT_STARTED else f"ended {state} before there was a report"
+        print(f"The run {what}: {last_error(log)}")
         print(f"The whole log is {log}")
         return False
     verdict, metrics, endpoint = summary["verdict"], summary["metrics"], summary["endpoint"]
