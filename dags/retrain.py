@@ -6,7 +6,7 @@ On 2 cores with the local cloud the digits take about 90 s. This file is the pic
 tasks do is in plugins/evergreen/.
 """
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from airflow.providers.amazon.aws.operators.s3 import S3CopyPrefixOperator
@@ -36,9 +36,11 @@ def retrain_dag(file: Path) -> None:
     name, settings = file.stem, pipeline.load(file)
 
     @dag(
-        dag_id=f"retrain_{name}",
+        dag_id=settings.dag_id,
         description=settings.description,
         schedule=settings.schedule,
+        # Airflow schedules nothing without one; with catchup off, runs begin now.
+        start_date=datetime(2026, 1, 1, tzinfo=UTC),
         params=settings.params,
         doc_md=settings.doc_md,
         tags=settings.tags,
@@ -48,7 +50,7 @@ def retrain_dag(file: Path) -> None:
         default_args={"retries": 2, "retry_delay": timedelta(seconds=15)},
     )
     def loop() -> None:
-        plan = tasks.plan.override(retries=0)(str(file))
+        plan = tasks.plan(str(file))
         sync_dataset = SyncDatasetOperator(
             task_id="sync_dataset", outlets=[Asset(name=f"{name}_dataset", group="evergreen")]
         )

@@ -4,6 +4,7 @@ A mistake in one pipeline file must not take the other DAGs away, and must be to
 one: its DAG is there, shows the mistake as its documentation, and fails in `plan` with the same sentence.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,13 @@ from airflow.sdk import Param
 from evergreen import params
 from evergreen.settings import SettingsError, read, validate
 
+# What Airflow allows in a DAG's id, and what S3 keys and SageMaker names can carry.
+NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+
 
 @dataclass(frozen=True)
 class DagSettings:
+    dag_id: str
     description: str
     schedule: str | None
     tags: tuple[str, ...]
@@ -22,12 +27,21 @@ class DagSettings:
     doc_md: str
 
 
+def check_name(file: Path) -> None:
+    """:raises SettingsError: when no DAG can be called after the file."""
+    if not NAME.fullmatch(file.stem):
+        raise SettingsError(f"{file.name}: the name may have letters, digits, _ and - only: rename the file")
+
+
 def load(file: Path) -> DagSettings:
+    dag_id = f"retrain_{re.sub(r'[^A-Za-z0-9_-]', '_', file.stem)[:100]}"
     try:
+        check_name(file)
         document = read(file)
         pipeline = validate(document, file.name)
     except SettingsError as error:
         return DagSettings(
+            dag_id,
             description=f"Broken: {error}"[:200],
             schedule=None,
             tags=("evergreen", "broken"),
@@ -35,6 +49,7 @@ def load(file: Path) -> DagSettings:
             doc_md=f"**This pipeline file cannot be used.** {error}",
         )
     return DagSettings(
+        dag_id,
         description=pipeline.description,
         schedule=pipeline.schedule,
         tags=("evergreen", *pipeline.tags),

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
+from croniter import croniter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 # ml_code/model/architectures.py builds these; a test holds the two lists together.
 Architecture = Literal[
     "resnet18", "resnet34", "resnet50", "resnet101", "densenet121", "mobilenet_v3_large", "efficientnet_b0"
 ]
+
+# Airflow's presets that are no cron aliases.
+AIRFLOW_SCHEDULES = frozenset({"@once", "@continuous", "@quarterly"})
 
 # smdebug counts steps in these modes; AWS's names for the rules.
 RuleName = Literal[
@@ -249,11 +253,20 @@ class Compute(Settings):
     inference_image: str | None = Field(default=None, description="Instead of AWS's PyTorch inference image.")
 
 
+def schedulable(schedule: str) -> str:
+    """A schedule that Airflow would refuse takes every DAG of the file away, so it is refused here."""
+    if schedule not in AIRFLOW_SCHEDULES and not croniter.is_valid(schedule):
+        raise ValueError(
+            f"{schedule!r} is neither a cron expression nor one of Airflow's presets such as @daily"
+        )
+    return schedule
+
+
 class Pipeline(Settings):
     """One pipeline file."""
 
     description: str = ""
-    schedule: str | None = None
+    schedule: Annotated[str, AfterValidator(schedulable)] | None = None
     tags: list[str] = []
     dataset: Dataset
     model: Model = Model()

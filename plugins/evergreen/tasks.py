@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import get_current_context, task
 from botocore.exceptions import ClientError
 
-from evergreen import endpoints, params, requests, settings, source_code, sync
+from evergreen import endpoints, params, pipeline, requests, settings, source_code, sync
 from evergreen.plan import Plan
 
 AWS_CONN_ID = "aws_default"
@@ -29,26 +29,27 @@ def plan(file: str) -> dict[str, Any]:
     context = get_current_context()
     path = Path(file)
     try:
+        pipeline.check_name(path)
         document = params.apply(settings.read(path), dict(context["params"]))
-        pipeline = settings.validate(document, path.name)
+        validated = settings.validate(document, path.name)
     except settings.SettingsError as error:
         raise AirflowFailException(str(error)) from error
     run = context["dag_run"]
-    compute = pipeline.compute
+    compute = validated.compute
     built = Plan(
         dag_id=run.dag_id,
         run_id=run.run_id,
         run_type=run.run_type.value,
         started_at=str(run.start_date),
         pipeline_name=path.stem,
-        pipeline=pipeline,
+        pipeline=validated,
         force=bool(context["params"].get("force", False)),
         bucket=_bucket(compute.bucket),
         role=_role(compute.role),
         training_image=compute.training_image
         or _image("training", compute.pytorch_training_version, compute.instance_type),
         inference_image=compute.inference_image
-        or _image("inference", compute.pytorch_inference_version, pipeline.deployment.instance_type),
+        or _image("inference", compute.pytorch_inference_version, validated.deployment.instance_type),
         git_revision=source_code.git_revision(),
     )
     return built.to_xcom()

@@ -59,7 +59,15 @@ def test_nothing_heavy_is_imported() -> None:
     assert not {"torch", "sagemaker", "smdebug", "aiobotocore"} & set(sys.modules)
 
 
-@pytest.mark.parametrize("text", ["tuning: {lr: {min: 1, max: 0.1}}\ndataset: {source: x}", "a: [", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tuning: {lr: {min: 1, max: 0.1}}\ndataset: {source: x}",
+        "schedule: now and then\ndataset: {source: x}",
+        "a: [",
+        "",
+    ],
+)
 def test_a_broken_pipeline_file_leaves_the_other_dags_alone(tmp_path: Path, text: str) -> None:
     folder = shutil.copytree(DAGS, tmp_path / "dags")
     (folder / "pipelines" / "mine.yaml").write_text(text)
@@ -68,6 +76,23 @@ def test_a_broken_pipeline_file_leaves_the_other_dags_alone(tmp_path: Path, text
     assert "retrain_digits" in found.dags
     assert "broken" in found.dags["retrain_mine"].tags
     assert "mine.yaml" in found.dags["retrain_mine"].doc_md
+
+
+def test_a_file_that_no_dag_can_be_called_after_says_so(tmp_path: Path) -> None:
+    folder = shutil.copytree(DAGS, tmp_path / "dags")
+    (folder / "pipelines" / "my dogs & cats.yaml").write_text("dataset: {source: x}")
+    found = bag(folder)
+    assert not found.import_errors
+    assert "rename the file" in found.dags["retrain_my_dogs___cats"].doc_md
+
+
+@pytest.mark.parametrize("schedule", ["@daily", "@quarterly", "0 3 * * 1"])
+def test_a_schedule_is_the_dags(tmp_path: Path, schedule: str) -> None:
+    folder = shutil.copytree(DAGS, tmp_path / "dags")
+    (folder / "pipelines" / "mine.yaml").write_text(f"schedule: '{schedule}'\ndataset: {{source: x}}")
+    found = bag(folder)
+    assert not found.import_errors
+    assert found.dags["retrain_mine"].schedule == schedule
 
 
 def test_dog_breeds_are_as_the_source_documents_have_them() -> None:
