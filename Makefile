@@ -1,6 +1,6 @@
 # Evergreen's verbs. `make demo` and `make test` are all that a newcomer needs.
 #
-#   make demo     the whole loop on this machine, from data to endpoint
+#   make demo     the whole loop on this machine, from data to endpoint (PIPELINE=digits)
 #   make test     every check and test
 #   make up/down  Airflow's web UI and the local cloud, in the background / stopped
 #   make cloud    the local cloud alone, in the foreground: STATE=DIR PORT=N AWS_PORT=M
@@ -26,8 +26,9 @@ ENVIRONMENTS := $(VENV)/airflow/.installed $(VENV)/ml/.installed $(VENV)/cloud/.
 help:
 	@sed -n 's/^#   //p' Makefile
 
+PIPELINE ?= digits
 demo: $(ENVIRONMENTS)
-	$(AIRFLOW) -m scripts.demo
+	$(AIRFLOW) -m scripts.demo --pipeline $(PIPELINE)
 
 up: $(ENVIRONMENTS)
 	$(AIRFLOW) -m scripts.stack up
