@@ -178,22 +178,31 @@ def summarise(stack: Stack, cloud: Cloud, run: Run, pipeline: str) -> dict[str, 
         "report": str(folder / "report.html"),
         "report_uri": f"s3://{BUCKET}/{prefix}/report.html",
     }
+    return summary | ask_endpoint(cloud, document["run"]["endpoint"], sample_image(cloud, document, folder))
+
+
+def sample_image(cloud: Cloud, document: dict[str, Any], folder: Path) -> Path:
+    """The image in the middle of the test split: CLASS/NAME in the dataset's folder, or fetched into `folder`."""
     dataset = document["run"]["settings"]["dataset"]
-    return summary | ask_endpoint(
-        cloud, document["run"]["endpoint"], REPOSITORY / dataset["source"] / dataset["splits"]["test"]
-    )
+    prefix = document["dataset"]["uri"].removeprefix(f"s3://{BUCKET}/") + "/test/"
+    pages = cloud.client("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    keys = [item["Key"] for page in pages for item in page["Contents"]]
+    key = keys[len(keys) // 2]
+    local = REPOSITORY / dataset["source"] / dataset["splits"]["test"] / key.removeprefix(prefix)
+    if local.is_file():
+        return local
+    fetched = folder / key.removeprefix(prefix)
+    fetched.parent.mkdir(parents=True, exist_ok=True)
+    cloud.client("s3").download_file(BUCKET, key, str(fetched))
+    return fetched
 
 
-def ask_endpoint(cloud: Cloud, name: str, test_split: Path) -> dict[str, Any]:
-    """The endpoint's state, and its answer to one image of the test split: the one in the middle."""
+def ask_endpoint(cloud: Cloud, name: str, image: Path) -> dict[str, Any]:
+    """The endpoint's state, and its answer to an image."""
     found = cloud.client("sagemaker").list_endpoints(NameContains=name)["Endpoints"]
     if not any(endpoint["EndpointName"] == name for endpoint in found):
         return {"endpoint": {"name": name, "status": "NotCreated", "config": None, "url": None}}
     description = cloud.client("sagemaker").describe_endpoint(EndpointName=name)
-    images = sorted(
-        path for path in test_split.glob("*/*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"}
-    )
-    image = images[len(images) // 2]
     answer = json.loads(
         cloud.client("sagemaker-runtime")
         .invoke_endpoint(EndpointName=name, Body=image.read_bytes(), ContentType="image/jpeg")["Body"]
