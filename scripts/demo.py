@@ -187,11 +187,12 @@ def sample_image(cloud: Cloud, document: dict[str, Any], folder: Path) -> Path:
     prefix = document["dataset"]["uri"].removeprefix(f"s3://{BUCKET}/") + "/test/"
     pages = cloud.client("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
     keys = [item["Key"] for page in pages for item in page["Contents"]]
-    key = keys[len(keys) // 2]
-    local = REPOSITORY / dataset["source"] / dataset["splits"]["test"] / key.removeprefix(prefix)
+    key: str = keys[len(keys) // 2]
+    name = key.removeprefix(prefix)
+    local = REPOSITORY.joinpath(dataset["source"], dataset["splits"]["test"], name)
     if local.is_file():
         return local
-    fetched = folder / key.removeprefix(prefix)
+    fetched = folder / name
     fetched.parent.mkdir(parents=True, exist_ok=True)
     cloud.client("s3").download_file(BUCKET, key, str(fetched))
     return fetched
