@@ -152,6 +152,8 @@ class Stack:
             "API__WORKERS": 1,
             # A task whose process was killed is noticed within a minute, not five.
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": 30,
+            # Neither are the tasks of a scheduler that was killed, which its successor looks for.
+            "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": 30,
             "DAG_PROCESSOR__REFRESH_INTERVAL": 30,
             "LOGGING__LOGGING_LEVEL": "INFO",
             "USAGE_DATA_COLLECTION__ENABLED": False,

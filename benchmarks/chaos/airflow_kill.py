@@ -47,7 +47,7 @@ def run() -> dict[str, Any]:
 def _attack(stack: Stack, name: str, kill: Callable[[Run], None]) -> dict[str, Any]:
     print(f"killing the {name}", file=sys.stderr, flush=True)
     before = set(_retrainings(stack))
-    run = trigger(stack, DAG, {"max_jobs": 2, "epochs_min": 200, "epochs_max": 200, "batch_size": [32]})
+    run = trigger(stack, DAG, {"max_jobs": 2, "epochs_min": 120, "epochs_max": 120, "batch_size": [32]})
     wait_for(
         "the retraining",
         lambda: any(_retrainings(stack)[job] for job in set(_retrainings(stack)) - before),
