@@ -6,6 +6,7 @@ each value; the DAG's chain runs every one of them before.
 """
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
@@ -59,10 +60,14 @@ class FromPlan(SageMakerBaseOperator):
 class PlannedJob(durable.DurableJob, FromPlan):
     """A job of the plan: named after the pipeline and the task, limited by the pipeline's time limit."""
 
-    def run_job(self, context: "Context") -> dict[str, Any]:
+    def run_job(self, context: "Context", rounds: int = 1) -> dict[str, Any]:
+        """:param rounds: how many jobs, one after another, the time limit is for."""
         plan = self.plan
         base_name = f"{plan.pipeline_name}-{self.task_id.rpartition('.')[2]}"
-        return self.execute_job(context, base_name, plan.pipeline.compute.max_runtime_seconds + 900)
+        # The limit is on the script; getting a machine, the data and the archives comes on top.
+        return self.execute_job(
+            context, base_name, rounds * (plan.pipeline.compute.max_runtime_seconds + 900)
+        )
 
     def execute_complete(self, context: "Context", event: dict[str, Any] | None = None) -> dict[str, Any]:
         self.pull(context)
@@ -115,7 +120,8 @@ class TuneOperator(PlannedJob, SageMakerTuningOperator):
     def execute(self, context: "Context") -> dict[str, Any]:
         inputs = self.pull(context)
         self.config = requests.tune(self.plan, **inputs)
-        return self.run_job(context)
+        tuning = self.plan.pipeline.tuning
+        return self.run_job(context, rounds=math.ceil(tuning.max_jobs / tuning.max_parallel_jobs))
 
     def progress(self, description: dict[str, Any]) -> str:
         counters = description["TrainingJobStatusCounters"]
