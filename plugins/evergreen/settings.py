@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from croniter import croniter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 # ml_code/model/architectures.py builds these; a test holds the two lists together.
@@ -255,6 +254,9 @@ class Compute(Settings):
 
 def schedulable(schedule: str) -> str:
     """A schedule that Airflow would refuse takes every DAG of the file away, so it is refused here."""
+    # Imported for the pipelines that have a schedule: the DAG processor imports this module at each parse.
+    from croniter import croniter
+
     if schedule not in AIRFLOW_SCHEDULES and not croniter.is_valid(schedule):
         raise ValueError(
             f"{schedule!r} is neither a cron expression nor one of Airflow's presets such as @daily"
