@@ -30,8 +30,8 @@ def main(argv: Sequence[str]) -> None:
         name = argv[0] if argv else "no script"
         sys.exit(f"processing.py: {name} was named, and {folder} holds no such file")
     install(missing(requirements(folder / "requirements.txt")))
-    # Threads that wait for one another sleep instead of spinning: on two cores shared with another job the same
-    # forward passes took 10 s instead of 45 s. Read when the script imports torch.
+    # Threads that wait for one another sleep instead of spinning, which costs dearly on cores shared with another
+    # job. Read when the script imports torch.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     script = str(folder / argv[0])
     sys.argv = [script, *argv[1:]]

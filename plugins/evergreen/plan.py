@@ -26,7 +26,7 @@ class Plan(BaseModel):
     role: str
     training_image: str
     inference_image: str
-    # Where the code archive lies; None where ml_code/ is beside dags/ and the run uploads it.
+    # None where dags/ is no git checkout.
     git_revision: str | None = None
 
     @property
