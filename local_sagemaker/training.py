@@ -1,13 +1,13 @@
 """Training jobs, in script mode or with an entry point of their own."""
 
 import math
-import re
 import time
 from typing import Any
 
 from local_sagemaker import toolkit
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.jobs import Jobs, Slots, refuse
+from local_sagemaker.metrics import final_metrics, metric_pattern
 from local_sagemaker.protocol import Document, invalid
 from local_sagemaker.runner import Outcome, Run, algorithm_error, environment, resource_config
 from local_sagemaker.s3 import TransferError, pack, unpack
@@ -94,7 +94,7 @@ class TrainingJobs(Jobs):
         own = {key: run.box.here(value) for key, value in job.get("Environment", {}).items()}
         self._advance(name, "Training", "Training image download completed. Training in progress.")
         outcome = run.execute(image, argv, run.box.ml / "code", variables, own)
-        metrics = final_metrics(job, run)
+        metrics = final_metrics(job, run.box.log)
         self._advance(name, "Uploading", "Uploading generated training model", FinalMetricDataList=metrics)
         artifacts = self._upload(job, run)
         return {**self._result(run, outcome), "ModelArtifacts": {"S3ModelArtifacts": artifacts}}
@@ -192,41 +192,6 @@ class TrainingJobs(Jobs):
             job |= changes
             job["SecondaryStatus"] = status
             _add_transition(job, status, message)
-
-
-def metric_pattern(definition: Document) -> re.Pattern[str]:
-    """The compiled pattern of a metric definition. Raises ApiError."""
-    try:
-        pattern = re.compile(definition["Regex"])
-    except re.error as error:
-        raise invalid(
-            f"The regular expression of metric {definition['Name']} is not valid: {error}"
-        ) from error
-    if not pattern.groups:
-        raise invalid(f"The regular expression of metric {definition['Name']} has no group for the value")
-    return pattern
-
-
-def final_metrics(job: Document, run: Run) -> list[Document]:
-    """The last finite value of each metric in the job's log."""
-    definitions = job["AlgorithmSpecification"].get("MetricDefinitions", [])
-    patterns = [(definition["Name"], metric_pattern(definition)) for definition in definitions]
-    last: dict[str, float] = {}
-    with run.box.log.open(errors="replace") as lines:
-        for line in lines if patterns else []:
-            for name, pattern in patterns:
-                if (found := pattern.search(line)) and (value := _finite(found.group(1))) is not None:
-                    last[name] = value
-    now = time.time()
-    return [{"MetricName": name, "Value": value, "Timestamp": now} for name, value in last.items()]
-
-
-def _finite(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _add_transition(job: Document, status: str, message: str) -> None:
