@@ -143,7 +143,6 @@ class ModelServer:
     def _start(self) -> ColdProcess:
         plan, container = self._plan, self._plan.container
         image = self._cloud.images.find(container["Image"])
-        argv = [part.replace("{python}", str(image.python)) for part in image.serve]
         variables: Mapping[str, str] = {
             **environment(self._cloud, image, plan.box.tmp, plan.region),
             "SM_MODEL_DIR": str(plan.box.ml / "model"),
@@ -153,7 +152,7 @@ class ModelServer:
             **{key: plan.box.here(value) for key, value in container.get("Environment", {}).items()},
             **dict(plan.extra),
         }
-        return ColdProcess(argv, variables, plan.box.ml, plan.box.log)
+        return ColdProcess(image.serve, variables, plan.box.ml, plan.box.log)
 
 
 def answers_ping(port: int) -> bool:
