@@ -1,5 +1,6 @@
 """Models and endpoint configurations: documents that endpoints and transform jobs carry out."""
 
+from local_sagemaker.checks import check_model_data, check_role
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.jobs import refuse
 from local_sagemaker.protocol import Document, invalid
@@ -55,6 +56,11 @@ class Models(Resources):
             raise invalid("The container has no Image")
         if not self._cloud.images.find(container["Image"]).serve:
             raise invalid(f"The image {container['Image']} has no `serve` command in images.yaml")
+        if "ExecutionRoleArn" in request:
+            check_role(self._cloud, request["ExecutionRoleArn"])
+        source = container.get("ModelDataSource", {}).get("S3DataSource", {}).get("S3Uri")
+        if uri := container.get("ModelDataUrl", source):
+            check_model_data(self._cloud, uri)
         document = {"EnableNetworkIsolation": False, **request, "Container": container}
         return {"ModelArn": self.create(request["ModelName"], region, document)}
 

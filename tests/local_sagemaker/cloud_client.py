@@ -1,5 +1,6 @@
 """A local cloud as a child process, and requests short enough to read in a test."""
 
+import contextlib
 import io
 import itertools
 import json
@@ -18,6 +19,12 @@ import boto3
 REPOSITORY = Path(__file__).parents[2]
 IMAGES = Path(__file__).with_name("images.yaml")
 ROLE = "arn:aws:iam::000000000000:role/EvergreenSageMakerRole"
+TRUST = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    ],
+}
 PLAIN, SERVING, WARM = "test/plain:1", "test/serving:1", "test/warm:1"
 BUCKET = "test-bucket"
 _numbers = itertools.count(1)
@@ -57,6 +64,7 @@ class Cloud:
         self.sagemaker, self.runtime = self.client("sagemaker"), self.client("sagemaker-runtime")
         if not self.s3.list_buckets()["Buckets"]:
             self.s3.create_bucket(Bucket=BUCKET)
+        self.role(ROLE.rpartition("/")[2])
 
     def client(self, service: str) -> Any:
         url = self.address["sagemaker" if service.startswith("sagemaker") else "aws"]
@@ -67,6 +75,13 @@ class Cloud:
             aws_access_key_id="test",
             aws_secret_access_key="test",
         )
+
+    def role(self, name: str, trust: Json = TRUST) -> str:
+        """Create a role unless it is there; its ARN."""
+        iam = self.client("iam")
+        with contextlib.closing(iam), contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
+            iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))
+        return ROLE.rpartition("/")[0] + f"/{name}"
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Signal the service and wait; its exit status."""

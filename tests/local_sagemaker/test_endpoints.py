@@ -155,7 +155,7 @@ def test_names_that_are_taken(cloud: Cloud) -> None:
     model = cloud.model("one")
     config = cloud.config(model)
     endpoint = cloud.endpoint(model)
-    container = {"Image": SERVING, "ModelDataUrl": f"s3://{BUCKET}/m"}
+    container = {"Image": SERVING, "ModelDataUrl": cloud.put("m", "")}
     with pytest.raises(ClientError, match="Cannot create already existing model"):
         cloud.sagemaker.create_model(ModelName=model, PrimaryContainer=container, ExecutionRoleArn=ROLE)
     variant = {"VariantName": "v", "ModelName": model, "InitialInstanceCount": 1}

@@ -1,0 +1,129 @@
+"""What is checked before anything starts, each with AWS's sentence: the role, S3 sources, buckets, instance counts."""
+
+import contextlib
+import html
+import http.client
+import json
+import re
+import urllib.parse
+from typing import Any
+
+from local_sagemaker.cloud import Cloud
+from local_sagemaker.protocol import ACCOUNT, ApiError, invalid
+from local_sagemaker.s3 import TransferError, split
+
+SERVICE = "sagemaker.amazonaws.com"
+MOST_INSTANCES = 8
+"""Instances of one job; on AWS it is a quota of the account for each instance type."""
+
+
+def check_role(cloud: Cloud, role_arn: str) -> None:
+    """Raises ApiError unless the role is in the local IAM and its trust policy lets SageMaker assume it."""
+    found = re.fullmatch(r"arn:aws[a-z-]*:iam::(\d{12}):role/(.+)", role_arn)
+    if not found:
+        raise invalid(f"{role_arn} is not the ARN of a role")
+    if found.group(1) != ACCOUNT:
+        raise invalid("Cross-account pass role is not allowed.")
+    name = urllib.parse.quote(found.group(2).rpartition("/")[2], safe="")
+    status, body = _ask(cloud, "GET", f"/?Action=GetRole&Version=2010-05-08&RoleName={name}")
+    if status not in {200, 400, 404}:
+        raise RuntimeError(f"IAM answered GetRole {name} with {status}")
+    members = dict(re.findall(r"<(Arn|AssumeRolePolicyDocument)>([^<]*)<", body.decode()))
+    if members.get("Arn") != role_arn or not _trusts(members["AssumeRolePolicyDocument"]):
+        raise invalid(
+            f"Could not assume role {role_arn}. Please ensure that the role exists and allows principal "
+            f"'{SERVICE}' to assume the role."
+        )
+
+
+def _trusts(policy: str) -> bool:
+    """Whether a trust policy, as IAM's XML has it, lets SageMaker assume its role."""
+    document = json.loads(urllib.parse.unquote(html.unescape(policy)))
+    effects = {
+        statement["Effect"]
+        for statement in _listed(document["Statement"])
+        if _names(statement.get("Principal", {})) & {SERVICE, "*"}
+        and {"sts:AssumeRole", "sts:*", "*"} & set(_listed(statement.get("Action", [])))
+    }
+    return effects == {"Allow"}
+
+
+def _names(principal: Any) -> set[str]:
+    return {"*"} if principal == "*" else set(_listed(principal.get("Service", [])))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def check_s3_source(cloud: Cloud, uri: str, data_type: str, role_arn: str, region: str = "us-east-1") -> None:
+    """Raises ApiError when nothing is below the prefix, or no manifest is at the URI.
+
+    AWS checks training, tuning and transform jobs so; a processing job fails when it runs.
+    """
+    bucket, key = _split(uri)
+    if data_type == "S3Prefix":
+        query = urllib.parse.urlencode({"list-type": 2, "max-keys": 1, "prefix": key})
+        there = b"<Key>" in _ask(cloud, "GET", f"/{bucket}?{query}")[1]
+    else:
+        there = _exists(cloud, bucket, key)
+    if not there:
+        raise invalid(
+            f'No S3 objects found under S3 URL "{uri}" given in input data source. Please ensure that the bucket '
+            f"exists in the selected region ({region}), that objects exist under that S3 prefix, and that the role "
+            f'"{role_arn}" has "s3:ListBucket" permissions on bucket "{bucket}".'
+        )
+
+
+def check_model_data(cloud: Cloud, uri: str) -> None:
+    """Raises ApiError when there is no object at the URI."""
+    bucket, key = _split(uri)
+    if not _exists(cloud, bucket, key):
+        raise invalid(f"Could not find model data at {uri}.")
+
+
+def check_bucket(cloud: Cloud, uri: str) -> None:
+    """Raises ApiError when an output's bucket does not exist.
+
+    On AWS this shows at the job's end, as `ClientError: Artifact upload failed`; before it has run is better.
+    """
+    bucket, _ = _split(uri)
+    if _ask(cloud, "HEAD", f"/{bucket}")[0] != 200:
+        raise invalid(f'The S3 bucket "{bucket}" of the output path "{uri}" does not exist; create it first.')
+
+
+def check_instances(instance_type: str, count: int, usage: str) -> None:
+    """Raises ApiError when a job asks for more than 8 instances.
+
+    `usage` is what AWS's quota says: "training job usage", "processing job usage", "transform job usage",
+    "endpoint usage".
+    """
+    if count > MOST_INSTANCES:
+        raise ApiError(
+            "ResourceLimitExceeded",
+            f"The account-level service limit '{instance_type} for {usage}' is {MOST_INSTANCES} Instances, with "
+            f"current utilization of 0 Instances and a request delta of {count} Instances. Please use AWS Service "
+            "Quotas to request an increase for this quota. If AWS Service Quotas is not available, contact AWS "
+            "support to request an increase for this quota.",
+        )
+
+
+def _split(uri: str) -> tuple[str, str]:
+    try:
+        bucket, key = split(uri)
+    except TransferError as error:
+        raise invalid(f"{uri} is not an S3 URI (s3://BUCKET/KEY)") from error
+    return urllib.parse.quote(bucket, safe=""), key
+
+
+def _exists(cloud: Cloud, bucket: str, key: str) -> bool:
+    return bool(key) and _ask(cloud, "HEAD", f"/{bucket}/{urllib.parse.quote(key)}")[0] == 200
+
+
+def _ask(cloud: Cloud, method: str, path: str) -> tuple[int, bytes]:
+    """Status and body. Not boto3: its IAM client holds 4 MB, and MiniStack asks for no signature."""
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(cloud.settings.aws_url).netloc, timeout=30)
+    with contextlib.closing(connection):
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, response.read()
