@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 from typing import IO, NoReturn
 
+import psutil
 import uvicorn
 
 from local_sagemaker.app import Service, application
@@ -58,6 +59,7 @@ def main() -> None:
         images=images,
         slots=arguments.slots,
         stop_grace_s=arguments.stop_grace,
+        memory_gib=arguments.job_memory,
     )
     try:
         service = Service(Cloud(settings))
@@ -96,6 +98,12 @@ def _arguments() -> argparse.Namespace:
         type=float,
         default=120.0,
         help="seconds between SIGTERM and SIGKILL (default: 120, as AWS)",
+    )
+    parser.add_argument(
+        "--job-memory",
+        type=float,
+        default=round(psutil.virtual_memory().total * 0.8 / (1 << 30), 1),
+        help="GiB that one job may hold before it is ended (default: %(default)s, 80 %% of this machine)",
     )
     return parser.parse_args()
 

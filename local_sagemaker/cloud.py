@@ -1,5 +1,6 @@
 """What the operations share: settings, state, and the way to S3, Logs and processes."""
 
+import math
 import os
 import threading
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ class Settings:
     """Jobs that run at once."""
     stop_grace_s: float = 120.0
     """Seconds between SIGTERM and SIGKILL when a job is stopped; 120 on AWS."""
+    memory_gib: float = math.inf
+    """What a job may hold on one instance before it is ended, as a container without more memory would be."""
 
 
 class ClosedError(Exception):

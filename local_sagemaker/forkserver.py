@@ -2,9 +2,9 @@
 
     PYTHON forkserver.py '["torch"]' < SOCKET      # standard input is a stream socket; the service starts this
 
-The service writes one JSON object a line, {"id", "argv", "environment", "folder", "log"}; the answers are
-{"ready": seconds}, {"id", "pid"} and, when the process has ended, {"id", "status"} (negative for a signal).
-Runs under the image's interpreter, so it uses the standard library only and imports nothing of this package.
+The service writes one JSON object a line, {"id", "argv", "environment", "folder", "log", "container"}; the answers
+are {"ready": seconds}, {"id", "pid"} and, when the process has ended, {"id", "status"} (negative for a signal).
+Runs under the image's interpreter, so it uses the standard library only, and of this package namespace.py.
 A job sees what `python SCRIPT …` would show it: its own session, environment, folder, arguments and sys.path.
 """
 
@@ -28,10 +28,14 @@ import types
 from pathlib import Path
 from typing import Any
 
+import namespace  # type: ignore[import-not-found]
+
+# Python put this file's folder there, and modules of an image may be called what ours are.
+del sys.path[0]
 OWN_FILES = {__file__, runpy.__file__, "<frozen runpy>"}
 Job = dict[
     str, Any
-]  # {"id": int, "argv": list[str], "environment": dict[str, str], "folder": str, "log": str}
+]  # {"id": int, "argv": list[str], "environment": dict[str, str], "folder": str, "log": str, "container": Container}
 
 
 def serve(control: socket.socket) -> Job | None:
@@ -99,12 +103,16 @@ def become(job: Job) -> None:
         os.dup2(source, target)
     os.close(null)
     os.close(log)
-    os.chdir(job["folder"])
+    try:
+        namespace.enter(job["container"])
+        os.chdir(job["folder"])
+    except OSError as error:
+        sys.exit(f"the container cannot be entered: {error}")
     os.environ.clear()
     os.environ.update(job["environment"])
     if os.environ.get("PYTHONUNBUFFERED"):
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
-    sys.path[1:1] = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    sys.path[:0] = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     # Forks share numpy's global generator; a new process would seed it from the system.
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(random.SystemRandom().getrandbits(32))
@@ -115,13 +123,13 @@ def run(argv: list[str]) -> None:
     """What `python ARGV…` does, ARGV being SCRIPT … or -m MODULE …."""
     if argv[0] == "-m":
         sys.argv = argv[1:]
-        sys.path[0] = str(Path.cwd())
+        sys.path.insert(0, str(Path.cwd()))
         runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
         return
     # Not runpy.run_path: it changes argv[0] and takes __main__ away again before atexit handlers run.
     sys.argv = argv
     path = str(Path(argv[0]).absolute())
-    sys.path[0] = str(Path(path).resolve().parent)
+    sys.path.insert(0, str(Path(path).resolve().parent))
     module = types.ModuleType("__main__")
     module.__file__ = path
     module.__loader__ = importlib.machinery.SourceFileLoader("__main__", path)

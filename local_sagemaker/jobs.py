@@ -1,4 +1,4 @@
-"""What training, processing and transform jobs have in common: a queue with slots, Stop, and recovery."""
+"""What training, processing and transform jobs have in common: a queue with slots, Stop, retries and recovery."""
 
 import logging
 import queue
@@ -6,21 +6,24 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jmespath  # type: ignore[import-untyped]
 
+from local_sagemaker import namespace
 from local_sagemaker.cloud import ClosedError, Cloud
 from local_sagemaker.logs import Shipper
 from local_sagemaker.protocol import Document, invalid
 from local_sagemaker.resources import Resources
-from local_sagemaker.runner import Box, Run, box
+from local_sagemaker.runner import Box, Run, box, host_names
 from local_sagemaker.s3 import TransferError
-from local_sagemaker.toolkit import HOST
+from local_sagemaker.uploads import Watch
 
 log = logging.getLogger(__name__)
 
 RESTARTED = "InternalServerError: local_sagemaker ended while this job was in progress"
+DAY_S = 86_400
 
 
 def refuse(request: Document, unsupported: Mapping[str, str]) -> None:
@@ -31,6 +34,14 @@ def refuse(request: Document, unsupported: Mapping[str, str]) -> None:
     for expression, meaning in unsupported.items():
         if jmespath.search(expression, request):
             raise invalid(f"local_sagemaker does not do {meaning} ({expression}); take it out of the request")
+
+
+def refuse_several_hosts(count: int) -> None:
+    """Raise ApiError where hosts cannot have names and addresses of their own."""
+    if count > 1 and (reason := namespace.unavailable()):
+        raise invalid(
+            f"InstanceCount {count}: jobs of several instances need Linux with user namespaces, and here {reason}"
+        )
 
 
 class Slots:
@@ -50,6 +61,16 @@ class Slots:
             jobs.run(name)
 
 
+class _Control:
+    """The service's hold on a job that has not ended."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.interruption = threading.Event()
+        self.ended = threading.Event()
+        self.started = False
+
+
 class Jobs(Resources, ABC):
     """One kind of job."""
 
@@ -58,8 +79,9 @@ class Jobs(Resources, ABC):
         self.cloud = cloud
         self._slots = slots
         self._lock = threading.Lock()
-        self._stops: dict[str, threading.Event] = {}
-        self._ends: dict[str, threading.Event] = {}
+        self._controls: dict[str, _Control] = {}
+        self.start_key = kind.replace("Job", "StartTime")
+        """The member that a job has from the moment on at which it was carried out."""
 
     @abstractmethod
     def execute(self, job: Document, run: Run) -> Document:
@@ -72,14 +94,28 @@ class Jobs(Resources, ABC):
     def ended(self, status: str, reason: str | None) -> Document:
         """The members to set when a job ends without having been carried out to its end."""
 
+    def resources_of(self, job: Document) -> Document:
+        """InstanceCount, InstanceType and VolumeSizeInGB."""
+        return {"InstanceCount": 1}
+
+    def is_isolated(self, job: Document) -> bool:
+        return bool(job.get("EnableNetworkIsolation"))
+
+    def resumes(self, job: Document) -> bool:
+        """Whether a job that was in progress when the service was killed is carried out again."""
+        return self.start_key not in job
+
+    def retries(self, job: Document) -> bool:
+        """Whether a job that failed through no fault of its own is tried again; the try is then counted."""
+        return False
+
     def submit(self, name: str, region: str, document: Document) -> str:
         """Store a new job, queue it and return its ARN."""
         with self._lock:
             identifier = self.create(
                 name, region, {**document, self.status_key: "InProgress", "Region": region}
             )
-            self._stops[name] = threading.Event()
-            self._ends[name] = threading.Event()
+            self._controls[name] = _Control()
         log.info("%s %s: queued", self.kind, name)
         self._slots.submit(self, name)
         return identifier
@@ -95,24 +131,39 @@ class Jobs(Resources, ABC):
         return {}
 
     def stop_job(self, name: str) -> None:
+        """Ask a job to stop; one that still waits for its slot ends at once."""
         with self._lock:
-            if stop := self._stops.get(name):
-                with self.store.change(self.kind, name) as job:
-                    job[self.status_key] = "Stopping"
-                stop.set()
+            control = self._controls.get(name)
+            if not control or control.stop.is_set():
+                return
+            control.stop.set()
+            if not control.started:
+                self._end(name, self.ended("Stopped", None))
+                return
+            with self.store.change(self.kind, name) as job:
+                if job[self.status_key] == "InProgress":
+                    self.stopping(job)
+
+    def stopping(self, job: Document) -> None:
+        """Write into the document that a job is to stop."""
+        job[self.status_key] = "Stopping"
 
     def wait(self, name: str, timeout: float) -> Document | None:
         """The job's document when it has ended; None when it has not within `timeout` seconds."""
-        end = self._ends.get(name)
-        return self.get(name) if end is None or end.wait(timeout) else None
+        control = self._controls.get(name)
+        return self.get(name) if control is None or control.ended.wait(timeout) else None
 
     def run(self, name: str) -> None:
         """Carry out a queued job. Never raises: what goes wrong is the job's FailureReason."""
+        with self._lock:
+            control = self._controls.get(name)
+            if not control or self.cloud.closing.is_set():
+                return
+            control.started = True
         job = self.get(name)
-        stop = self._stops[name]
-        where = box(self.cloud, self.kind, name)
+        boxes = self._boxes(job)
         try:
-            changes = self.ended("Stopped", None) if stop.is_set() else self._carry_out(job, where, stop)
+            changes = self.execute(job, self._run_of(job, boxes, control))
         except ClosedError:
             return
         except TransferError as error:
@@ -121,28 +172,68 @@ class Jobs(Resources, ABC):
             if self.cloud.closing.is_set():
                 return
             log.exception("%s %s", self.kind, name)
+            if self.retries(job):
+                self._slots.submit(self, name)
+                return
             changes = self.ended("Failed", f"InternalServerError: {type(error).__name__}: {error}")
-        where.clean()
         with self._lock:
-            self.finish(name, changes)
-            del self._stops[name]
+            self._end(name, changes)
+        for item in boxes:
+            item.clean()
         seconds = time.time() - job["CreationTime"]
         log.info("%s %s: %s after %.1f s", self.kind, name, changes[self.status_key], seconds)
-        self._ends.pop(name).set()
+
+    def again(self, run: Run, spent_s: float) -> Run:
+        """A further attempt within the same job, with empty boxes and what is left of its time."""
+        run.interruption.clear()
+        for item in run.boxes:
+            item.clean()
+            item.create()
+        return replace(run, limit_s=run.limit_s - spent_s, watch=Watch())
 
     def finish(self, name: str, changes: Document) -> None:
         """Write a job's end."""
         self.set(name, **changes)
 
     def recover(self) -> None:
-        """After a restart: no process is left, so what was in progress has failed."""
+        """After a restart no process is left: a job goes on from its queue, again from its start, or has failed."""
         for job in self.store.all(self.kind):
-            if job[self.status_key] in {"InProgress", "Stopping"}:
-                self.finish(job[self.name_key], self.ended("Failed", RESTARTED))
+            name, status = job[self.name_key], job[self.status_key]
+            if status == "Stopping":
+                self.finish(name, self.ended("Stopped", None))
+            elif status == "InProgress" and self.resumes(job):
+                self._controls[name] = _Control()
+                self._slots.submit(self, name)
+            elif status == "InProgress":
+                self.finish(name, self.ended("Failed", RESTARTED))
 
-    def _carry_out(self, job: Document, where: Box, stop: threading.Event) -> Document:
-        where.create()
-        limit: Any = job.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", 86_400)
-        stream = f"{job[self.name_key]}/{HOST}-{int(time.time())}"
-        shipper = Shipper(self.cloud.logs, where.log, f"/aws/sagemaker/{self.kind}s", stream)
-        return self.execute(job, Run(self.cloud, where, stop, float(limit), shipper))
+    def _end(self, name: str, changes: Document) -> None:
+        """Write a job's end and let go of it; under the lock."""
+        self.finish(name, changes)
+        self._controls.pop(name).ended.set()
+
+    def _boxes(self, job: Document) -> list[Box]:
+        hosts = host_names(self.resources_of(job)["InstanceCount"])
+        return [box(self.cloud, self.kind, job[self.name_key], host) for host in hosts]
+
+    def _run_of(self, job: Document, boxes: list[Box], control: _Control) -> Run:
+        """A run with empty boxes."""
+        name, now = job[self.name_key], int(time.time())
+        for item in boxes:
+            item.clean()
+            item.create()
+        limit: Any = job.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", DAY_S)
+        group = f"/aws/sagemaker/{self.kind}s"
+        return Run(
+            cloud=self.cloud,
+            name=f"{self.kind}/{name}",
+            boxes=boxes,
+            shippers=[
+                Shipper(self.cloud.logs, item.log, group, f"{name}/{item.root.name}-{now}") for item in boxes
+            ],
+            stop=control.stop,
+            interruption=control.interruption,
+            limit_s=float(limit),
+            volume_gib=self.resources_of(job).get("VolumeSizeInGB", 0),
+            isolated=self.is_isolated(job),
+        )

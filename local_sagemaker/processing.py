@@ -1,23 +1,36 @@
-"""Processing jobs: inputs from S3, a command, outputs to S3."""
+"""Processing jobs: inputs from S3, a command on one host or several, outputs to S3."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from local_sagemaker.checks import check_bucket, check_instances, check_role
 from local_sagemaker.cloud import Cloud
-from local_sagemaker.jobs import Jobs, Slots, refuse
+from local_sagemaker.jobs import Jobs, Slots, refuse, refuse_several_hosts
 from local_sagemaker.protocol import Document, invalid
-from local_sagemaker.runner import Box, Run, algorithm_error, environment, resource_config
+from local_sagemaker.runner import (
+    Box,
+    Command,
+    Outcome,
+    Run,
+    algorithm_error,
+    box,
+    environment,
+    memory_error,
+    resource_config,
+)
+from local_sagemaker.uploads import FolderUpload
 
 UNSUPPORTED = {
     "ProcessingInputs[].DatasetDefinition": "Athena and Redshift inputs",
     "ProcessingInputs[?AppManaged]": "inputs that the application manages",
     "ProcessingInputs[?S3Input.S3InputMode=='Pipe']": "Pipe mode",
-    "ProcessingInputs[?S3Input.S3CompressionType=='Gzip']": "compressed inputs",
+    "ProcessingInputs[?S3Input.S3CompressionType=='Gzip']": "compressed inputs, which belong to Pipe mode",
     "ProcessingOutputConfig.Outputs[].FeatureStoreOutput": "feature store outputs",
     "ProcessingOutputConfig.Outputs[?AppManaged]": "outputs that the application manages",
-    "ProcessingOutputConfig.Outputs[?S3Output.S3UploadMode=='Continuous']": "continuous upload",
-    "ProcessingResources.ClusterConfig.InstanceCount > `1`": "processing on more than one instance",
-    "NetworkConfig.EnableNetworkIsolation": "network isolation",
+    "NetworkConfig.EnableNetworkIsolation && ProcessingResources.ClusterConfig.InstanceCount > `1`": (
+        "network isolation of several hosts"
+    ),
     "ExperimentConfig": "experiments",
 }
 
@@ -31,43 +44,63 @@ class ProcessingJobs(Jobs):
     def create_job(self, request: Document, region: str) -> Document:
         """CreateProcessingJob. Raises ApiError."""
         refuse(request, UNSUPPORTED)
-        self.cloud.images.find(request["AppSpecification"]["ImageUri"])
-        if not request["AppSpecification"].get("ContainerEntrypoint"):
+        cluster = self.resources_of(request)
+        check_instances(cluster["InstanceType"], cluster["InstanceCount"], "processing job")
+        refuse_several_hosts(cluster["InstanceCount"])
+        specification = request["AppSpecification"]
+        image = self.cloud.images.find(specification["ImageUri"])
+        if not (specification.get("ContainerEntrypoint") or image.process):
             raise invalid(
-                "AppSpecification.ContainerEntrypoint is required: an image here has no entry point"
+                "AppSpecification.ContainerEntrypoint is required: the image has no `process` command in images.yaml"
             )
+        place = box(self.cloud, self.kind, "x")
         for item in _inputs(request) + _outputs(request):
-            if not item["LocalPath"].startswith("/opt/ml/"):
+            if not place.local(item["LocalPath"]):
                 raise invalid(
                     f"LocalPath {item['LocalPath']} is not below /opt/ml/, which is what a job here may use"
                 )
+        check_role(self.cloud, request["RoleArn"])
+        for item in _outputs(request):
+            check_bucket(self.cloud, item["S3Uri"])
         return {"ProcessingJobArn": self.submit(request["ProcessingJobName"], region, request)}
+
+    def resources_of(self, job: Document) -> Document:
+        cluster: Document = job["ProcessingResources"]["ClusterConfig"]
+        return cluster
+
+    def is_isolated(self, job: Document) -> bool:
+        return bool(job.get("NetworkConfig", {}).get("EnableNetworkIsolation"))
 
     def execute(self, job: Document, run: Run) -> Document:
         self.set(job["ProcessingJobName"], ProcessingStartTime=time.time())
-        for item in _inputs(job):
-            self.cloud.s3.download(item["S3Uri"], _local(run.box, item), item["S3DataType"])
-        for item in _outputs(job):
-            _local(run.box, item).mkdir(parents=True, exist_ok=True)
-        resources = resource_config(job["ProcessingResources"]["ClusterConfig"].get("InstanceType", "local"))
-        run.box.write_config("resourceconfig", resources)
-        run.box.write_config("processingjobconfig", {key: job[key] for key in job if key != "Tags"})
-        specification = job["AppSpecification"]
-        image = self.cloud.images.find(specification["ImageUri"])
-        argv = [*specification["ContainerEntrypoint"], *specification.get("ContainerArguments", [])]
-        variables = environment(self.cloud, image, run.box.tmp, job["Region"])
-        variables |= {"PROCESSING_JOB_ARN": job["ProcessingJobArn"]}
-        own = {key: run.box.here(value) for key, value in job.get("Environment", {}).items()}
-        outcome = run.execute(image, [run.box.here(part) for part in argv], run.box.ml, variables, own)
-        if outcome.stopped:
+        for number, host in enumerate(run.boxes):
+            self._prepare(job, run, host, number)
+        uploads = [
+            (item["S3UploadMode"], FolderUpload(self.cloud.s3, _folders(run.boxes, item), item["S3Uri"]))
+            for item in _outputs(job)
+        ]
+        for mode, upload in uploads:
+            if mode == "Continuous":
+                run.watch.add(upload.send)
+        outcome = run.execute(
+            self.cloud.images.find(job["AppSpecification"]["ImageUri"]),
+            [self._command(job, host) for host in run.boxes],
+        )
+        # As on AWS, the outputs of a failed job are uploaded too.
+        if outcome.ended_for != "stop":
+            for _, upload in uploads:
+                upload.send(final=True)
+        return self._result(run, outcome)
+
+    def _result(self, run: Run, outcome: Outcome) -> Document:
+        if outcome.ended_for == "stop":
             return self.ended("Stopped", None)
-        if outcome.timed_out:
+        if outcome.ended_for == "runtime":
             return self.ended("Stopped", None) | {"ExitMessage": "MaxRuntimeExceeded"}
-        # As on AWS, a failed job's outputs are uploaded too.
-        for item in _outputs(job):
-            self.cloud.s3.upload_folder(_local(run.box, item), item["S3Uri"])
+        if outcome.ended_for == "memory":
+            return self.ended("Failed", memory_error(run))
         if outcome.exit_code:
-            return self.ended("Failed", algorithm_error(run, outcome))
+            return self.ended("Failed", algorithm_error(outcome))
         message = run.box.ml / "output/message"
         exit_message = {"ExitMessage": message.read_text()[:1024]} if message.is_file() else {}
         return self.ended("Completed", None) | exit_message
@@ -81,6 +114,27 @@ class ProcessingJobs(Jobs):
             job.setdefault("ProcessingStartTime", now)
             job |= {**changes, "ProcessingEndTime": now}
 
+    def _prepare(self, job: Document, run: Run, host: Box, number: int) -> None:
+        for item in _inputs(job):
+            sharded = item.get("S3DataDistributionType") == "ShardedByS3Key"
+            shard = (number, len(run.boxes)) if sharded else (0, 1)
+            self.cloud.s3.download(item["S3Uri"], _local(host, item), item["S3DataType"], shard)
+        for item in _outputs(job):
+            _local(host, item).mkdir(parents=True, exist_ok=True)
+        instance_type = self.resources_of(job)["InstanceType"]
+        host.write_config("resourceconfig", resource_config(instance_type, run.hosts, host.root.name))
+        host.write_config("processingjobconfig", {key: job[key] for key in job if key != "Tags"})
+
+    def _command(self, job: Document, host: Box) -> Command:
+        specification = job["AppSpecification"]
+        image = self.cloud.images.find(specification["ImageUri"])
+        argv = [*specification.get("ContainerEntrypoint", image.process)]
+        argv += specification.get("ContainerArguments", [])
+        variables = environment(self.cloud, image, host.tmp, job["Region"])
+        variables |= {"PROCESSING_JOB_ARN": job["ProcessingJobArn"]}
+        own = {key: host.here(value) for key, value in job.get("Environment", {}).items()}
+        return Command(host, [host.here(part) for part in argv], host.base, variables, own)
+
 
 def _inputs(job: Document) -> list[Document]:
     return [item["S3Input"] for item in job.get("ProcessingInputs", [])]
@@ -91,4 +145,11 @@ def _outputs(job: Document) -> list[Document]:
 
 
 def _local(box: Box, item: Document) -> Path:
-    return Path(box.here(item["LocalPath"]))
+    path = box.local(item["LocalPath"])
+    assert path, "create_job() has seen to that"
+    return path
+
+
+def _folders(boxes: Sequence[Box], item: Document) -> list[Path]:
+    """An output's folder on every host, the first host's last, so that its files are the ones that stay."""
+    return [_local(box, item) for box in boxes][::-1]

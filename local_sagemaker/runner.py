@@ -1,41 +1,55 @@
-"""The container contract: /opt/ml as a folder, a job as one process group, its limits and its log."""
+"""The container contract: /opt/ml, a host as one process group, its limits, its log, and its end."""
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from local_sagemaker import namespace
 from local_sagemaker.cloud import ClosedError, Cloud
 from local_sagemaker.images import Image
 from local_sagemaker.logs import Shipper
-from local_sagemaker.processes import MARK, signal_group
+from local_sagemaker.processes import MARK, signal_group, sweep
 from local_sagemaker.s3 import CREDENTIAL
-from local_sagemaker.toolkit import HOST
+from local_sagemaker.uploads import Watch
 from local_sagemaker.warm import Process
 
 REASON_LIMIT = 1024
 TICK_S = 0.2
-SHIP_EVERY_S = 1.0
+MEMORY_EVERY_S = 2.0
+GIB = 1 << 30
+FIRST_HOST = "algo-1"
 # Which devices a job may see is the machine's business; nothing else of our own environment is.
 PASSED_ON = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "TZ")
 
 
 @dataclass(frozen=True)
 class Box:
-    """A job's /opt/ml and what lies beside it: DIR/jobs/KIND/NAME/{ml,tmp,log}."""
+    """A host's /opt/ml and what lies beside it: ROOT/{ml,tmp,log,hosts}."""
 
     root: Path
+    mounted: bool = False
+    """Whether its processes see `ml` as /opt/ml, or under the path that it has on this machine."""
 
     @property
     def ml(self) -> Path:
         return self.root / "ml"
+
+    @property
+    def base(self) -> Path:
+        """/opt/ml as its processes see it."""
+        return Path(namespace.OPT_ML) if self.mounted else self.ml
 
     @property
     def log(self) -> Path:
@@ -58,35 +72,48 @@ class Box:
 
     def clean(self) -> None:
         """Remove what S3 has or nobody wants; log, configuration and output/failure stay."""
-        for name in (
-            "input/data",
-            "model",
-            "output/data",
-            "output/tensors",
-            "code",
-            "checkpoints",
-            "processing",
-        ):
-            shutil.rmtree(self.ml / name, ignore_errors=True)
-        shutil.rmtree(self.tmp, ignore_errors=True)
+        for item in [*self.ml.glob("*"), *self.ml.glob("input/*"), *self.ml.glob("output/*"), self.tmp]:
+            if item.relative_to(self.root).as_posix() not in {"ml/input", "ml/input/config", "ml/output"}:
+                _remove(item)
 
     def here(self, text: str) -> str:
-        """The text with /opt/ml as the path it has on this machine."""
-        return re.sub(r"/opt/ml(?![\w-])", lambda _: str(self.ml), text)
+        """The text with /opt/ml as the path by which the box's processes reach it."""
+        return re.sub(rf"{namespace.OPT_ML}(?![\w-])", lambda _: str(self.base), text)
+
+    def local(self, path: str) -> Path | None:
+        """Where a path below /opt/ml lies on this machine; None for any other path."""
+        inside = os.path.normpath(path).removeprefix(f"{namespace.OPT_ML}/")
+        return None if inside == os.path.normpath(path) else self.ml / inside
 
 
-def box(cloud: Cloud, kind: str, name: str) -> Box:
-    return Box(cloud.state / "jobs" / kind / name)
+def _remove(item: Path) -> None:
+    if item.is_dir() and not item.is_symlink():
+        shutil.rmtree(item, ignore_errors=True)
+    elif item.name != "failure":
+        item.unlink(missing_ok=True)
 
 
-def resource_config(instance_type: str) -> dict[str, Any]:
-    """resourceconfig.json of a job on one instance."""
-    group = {"instance_group_name": "homogeneousCluster", "instance_type": instance_type, "hosts": [HOST]}
+def job_folder(cloud: Cloud, kind: str, name: str) -> Path:
+    return cloud.state / "jobs" / kind / name
+
+
+def box(cloud: Cloud, kind: str, name: str, host: str = FIRST_HOST) -> Box:
+    """The box of one host of a job."""
+    return Box(job_folder(cloud, kind, name) / host, mounted=namespace.unavailable() is None)
+
+
+def host_names(count: int) -> list[str]:
+    return [f"algo-{number}" for number in range(1, count + 1)]
+
+
+def resource_config(instance_type: str, hosts: Sequence[str], current: str) -> dict[str, Any]:
+    """resourceconfig.json of one host."""
+    group = {"instance_group_name": "homogeneousCluster", "instance_type": instance_type, "hosts": [*hosts]}
     return {
-        "current_host": HOST,
+        "current_host": current,
         "current_instance_type": instance_type,
         "current_group_name": "homogeneousCluster",
-        "hosts": [HOST],
+        "hosts": [*hosts],
         "instance_groups": [group],
         "network_interface_name": "lo",
     }
@@ -116,73 +143,171 @@ def environment(cloud: Cloud, image: Image, home: Path, region: str) -> dict[str
 
 
 @dataclass(frozen=True)
+class Command:
+    """What one host starts. `folder` is as its process sees it; `own` are the variables of this job alone."""
+
+    box: Box
+    argv: Sequence[str]
+    folder: Path
+    variables: Mapping[str, str]
+    own: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """How a process ended."""
+    """How the processes of a job ended: which host decided it, and what we ended them for, if we did."""
 
     exit_code: int
-    stopped: bool = False
-    timed_out: bool = False
+    box: Box
+    ended_for: str | None = None
+    """None, "stop", "runtime", "interruption" or "memory"."""
 
 
 @dataclass
 class Run:
-    """One process of a job: what to start, and when to end it."""
+    """One attempt at a job: its hosts, and when to end them."""
 
     cloud: Cloud
-    box: Box
+    name: str
+    boxes: Sequence[Box]
+    shippers: Sequence[Shipper]
     stop: threading.Event
+    interruption: threading.Event
     limit_s: float
-    shipper: Shipper
+    volume_gib: int = 0
+    isolated: bool = False
+    watch: Watch = field(default_factory=Watch)
 
-    def execute(
-        self,
-        image: Image,
-        argv: Sequence[str],
-        folder: Path,
-        variables: Mapping[str, str],
-        own: Mapping[str, str],
-    ) -> Outcome:
-        """Start the command and wait for its end, whichever comes first: its own, Stop, or the time limit.
+    @property
+    def box(self) -> Box:
+        """The first host's."""
+        return self.boxes[0]
 
-        Raises OSError when the command cannot be started, ClosedError when the service ends.
+    @property
+    def hosts(self) -> list[str]:
+        return [box.root.name for box in self.boxes]
+
+    def execute(self, image: Image, commands: Sequence[Command]) -> Outcome:
+        """Start a command for each host and wait for their end: their own, Stop, a limit, or an interruption.
+
+        Raises OSError when a command cannot be started, ClosedError when the service ends.
         """
-        process = self.cloud.warm.start(image, argv, {**variables, **own}, folder, self.box.log, own=own)
+        addresses = self._write_hosts()
+        mark = f"{self.cloud.settings.mark}/{self.name}/"
+        processes: list[Process] = []
+        for shipper in self.shippers:
+            self.watch.add(shipper.ship)
         try:
-            return self._wait(process)
+            for command in commands:
+                variables = {**command.variables, **command.own, MARK: mark}
+                container = self._container(command.box, addresses)
+                processes.append(
+                    self.cloud.warm.start(
+                        image, command.argv, variables, command.folder, command.box.log,
+                        own=command.own, container=container,
+                    )
+                )  # fmt: skip
+            self.watch.start()
+            outcome = self._wait(processes)
         finally:
             # A container ends with its first process.
-            signal_group(process.pid, signal.SIGKILL)
-            self.shipper.ship(final=True)
+            _signal(processes, signal.SIGKILL)
+            sweep(mark)
+            self.watch.stop()
+        self.watch.finish()
+        return outcome
 
-    def _wait(self, process: Process) -> Outcome:
+    def _container(self, box: Box, addresses: Path) -> namespace.Container:
+        container: namespace.Container = {"file_size": self.volume_gib * GIB}
+        if box.mounted:
+            container |= {"ml": str(box.ml), "hosts": str(addresses), "hostname": box.root.name}
+            container["isolated"] = self.isolated
+        return container
+
+    def _write_hosts(self) -> Path:
+        """The job's /etc/hosts. With several hosts each has an address of its own, so that ports are its own too."""
+        lines = [Path("/etc/hosts").read_text()] if Path("/etc/hosts").exists() else []
+        network = random.randrange(1, 255)  # ruff: ignore[suspicious-non-cryptographic-random-usage]
+        for number, host in enumerate(self.hosts, 1):
+            lines.append(f"127.0.{network if len(self.hosts) > 1 else 0}.{number} {host}")
+        file = self.box.root / "hosts"
+        file.write_text("\n".join(lines) + "\n")
+        return file
+
+    def _wait(self, processes: Sequence[Process]) -> Outcome:
         started = time.monotonic()
-        shipped = started
+        measured = started
         asked: float | None = None
-        timed_out = stopped = False
-        while (code := process.wait(TICK_S)) is None:
-            now = time.monotonic()
+        ended_for: str | None = None
+        running = dict(enumerate(processes))
+        decided: tuple[int, int] | None = None
+        while running:
+            for number, process in list(running.items()):
+                if (code := process.wait(TICK_S / len(running))) is None:
+                    continue
+                del running[number]
+                if decided is None and code:
+                    decided = number, code
             if self.cloud.closing.is_set():
                 raise ClosedError
-            if asked is None:
-                stopped, timed_out = self.stop.is_set(), now - started > self.limit_s
-                if stopped or timed_out:
-                    signal_group(process.pid, signal.SIGTERM)
+            now = time.monotonic()
+            if asked is None and running:
+                ended_for = self._reason(now - started)
+                if ended_for is None and now - measured > MEMORY_EVERY_S:
+                    measured = now
+                    ended_for = "memory" if self._too_large(running.values()) else None
+                # Where one host has failed, the job has.
+                if ended_for or decided:
+                    _signal(running.values(), signal.SIGTERM)
                     asked = now
-            elif now - asked > self.cloud.settings.stop_grace_s:
-                signal_group(process.pid, signal.SIGKILL)
-            if now - shipped > SHIP_EVERY_S:
-                self.shipper.ship()
-                shipped = now
-        if self.cloud.closing.is_set():
-            raise ClosedError
-        return Outcome(code if code >= 0 else 128 - code, stopped, timed_out)
+            elif asked is not None and now - asked > self.cloud.settings.stop_grace_s:
+                _signal(running.values(), signal.SIGKILL)
+        number, code = decided or (0, 0)
+        return Outcome(code if code >= 0 else 128 - code, self.boxes[number], ended_for)
+
+    def _reason(self, seconds: float) -> str | None:
+        if self.stop.is_set():
+            return "stop"
+        if self.interruption.is_set():
+            return "interruption"
+        return "runtime" if seconds > self.limit_s else None
+
+    def _too_large(self, processes: Any) -> bool:
+        return sum(memory(process.pid) for process in processes) > self.cloud.settings.memory_gib * GIB
 
 
-def algorithm_error(run: Run, outcome: Outcome) -> str:
+def _signal(processes: Any, number: signal.Signals) -> None:
+    for process in processes:
+        signal_group(process.pid, number)
+
+
+def memory(pid: int) -> int:
+    """Bytes that a process and those below it hold: shared and file-backed pages left out, so forks count once."""
+    total = 0
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for member in (process, *process.children(recursive=True)):
+            with suppress(psutil.Error):
+                used = member.memory_info()
+                total += used.rss - getattr(used, "shared", 0)
+    return total
+
+
+def algorithm_error(outcome: Outcome) -> str:
     """FailureReason for a command that failed: what it wrote to output/failure, or the end of its log."""
-    failure = run.box.ml / "output/failure"
-    text = failure.read_text(errors="replace")[:REASON_LIMIT] if failure.is_file() else log_end(run.box.log)
+    failure = outcome.box.ml / "output/failure"
+    text = (
+        failure.read_text(errors="replace")[:REASON_LIMIT] if failure.is_file() else log_end(outcome.box.log)
+    )
     return f"AlgorithmError: {text}, exit code: {outcome.exit_code}"
+
+
+def memory_error(run: Run) -> str:
+    """FailureReason for a job that was ended because of its size, in AWS's words."""
+    return (
+        "ClientError: Please use an instance type with more memory, or reduce the size of training data processed on "
+        f"an instance: the limit of a job here is {run.cloud.settings.memory_gib:g} GiB (--job-memory)."
+    )
 
 
 def log_end(log: Path) -> str:

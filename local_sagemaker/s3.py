@@ -5,14 +5,14 @@ import json
 import shutil
 import tarfile
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 THREADS = 4
 CREDENTIAL = "test"  # MiniStack takes any
@@ -103,9 +103,14 @@ class S3:
                 f"ClientError: Data download failed: {uri} is not a manifest: {error!r}"
             ) from error
 
-    def download(self, uri: str, target: Path, data_type: str = "S3Prefix") -> None:
-        """Fetch a data source into a folder, as SageMaker's File mode does. Raises TransferError."""
-        found = self.find(uri, data_type)
+    def download(
+        self, uri: str, target: Path, data_type: str = "S3Prefix", shard: tuple[int, int] = (0, 1)
+    ) -> None:
+        """Fetch a data source into a folder, as SageMaker's File mode does. Raises TransferError.
+
+        `shard` is which part of how many, as ShardedByS3Key divides the objects among hosts.
+        """
+        found = self.find(uri, data_type)[shard[0] :: shard[1]]
         target.mkdir(parents=True, exist_ok=True)
         files = [(item, _inside(target, item.relative)) for item in found]
         for folder in {file.parent for _, file in files}:
@@ -143,15 +148,13 @@ class S3:
             connection.close()
 
     def upload_file(self, source: Path, uri: str) -> None:
-        """Raises TransferError when the bucket does not exist."""
+        """Raises TransferError, when the bucket does not exist for one."""
         bucket, key = split(uri)
         try:
             with source.open("rb") as file:
                 self._client.put_object(Bucket=bucket, Key=key, Body=file)
-        except ClientError as error:
-            raise TransferError(
-                f"ClientError: Upload to {uri} failed: {error.response['Error']['Message']}"
-            ) from error
+        except (BotoCoreError, ClientError) as error:
+            raise TransferError(f"ClientError: Upload to {uri} failed: {error}") from error
 
     def upload_bytes(self, content: bytes, uri: str, content_type: str) -> None:
         bucket, key = split(uri)
@@ -192,16 +195,16 @@ def _inside(folder: Path, relative: str) -> Path:
     return folder / relative
 
 
-def pack(folder: Path, archive: Path) -> None:
-    """Write folder's contents as tar.gz, at the archive's root."""
+def pack(folders: Sequence[Path], archive: Path) -> None:
+    """Write the folders' contents as one tar.gz; of files with the same name the first folder's is taken."""
+    files: dict[str, Path] = {}
+    for folder in folders:
+        for item in sorted(folder.rglob("*")):
+            files.setdefault(item.relative_to(folder).as_posix(), item)
     # Level 1: weights hardly compress, and level 9 takes 20 times as long over it.
     with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
-        for item in _sorted(folder):
-            tar.add(item, item.relative_to(folder).as_posix())
-
-
-def _sorted(folder: Path) -> Iterator[Path]:
-    return iter(sorted(folder.iterdir()))
+        for name, item in files.items():
+            tar.add(item, name, recursive=False)
 
 
 def unpack(archive: Path, folder: Path) -> None:

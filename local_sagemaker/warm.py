@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from local_sagemaker import namespace
 from local_sagemaker.images import Image
+from local_sagemaker.namespace import Container
 from local_sagemaker.processes import MARK
 
 log = logging.getLogger(__name__)
@@ -39,13 +41,20 @@ class ColdProcess:
     """A process started in the ordinary way."""
 
     def __init__(
-        self, argv: Sequence[str], environment: Mapping[str, str], folder: Path, output: Path
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        output: Path,
+        container: Container | None = None,
     ) -> None:
+        """`folder` is where it starts, as seen from within the container. Raises OSError."""
+        before = namespace.launcher(container, str(folder)) if container else []
         with output.open("ab") as file:
             self._process = subprocess.Popen(
-                argv,
+                [*before, *argv],
                 env=dict(environment),
-                cwd=folder,
+                cwd=None if container else folder,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -112,7 +121,12 @@ class ForkServer:
         threading.Thread(target=self._listen, name="warm", daemon=True).start()
 
     def fork(
-        self, argv: Sequence[str], environment: Mapping[str, str], folder: Path, output: Path
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        output: Path,
+        container: Container,
     ) -> WarmProcess:
         """Start `python ARGV…`. Raises OSError when the warm process is gone."""
         process = WarmProcess()
@@ -125,6 +139,7 @@ class ForkServer:
                 "environment": dict(environment),
                 "folder": str(folder),
                 "log": str(output),
+                "container": container,
             }
             self._socket.sendall(json.dumps(request).encode() + b"\n")
         process.started.wait()
@@ -177,22 +192,28 @@ class WarmPool:
         output: Path,
         *,
         own: Mapping[str, str] | None = None,
+        container: Container | None = None,
     ) -> Process:
         """Start a command of an image; `own` are the variables that are the job's and not the image's.
 
-        A leading `python` means the image's interpreter.
+        A leading `python` means the image's interpreter; `folder` is as seen from within the container.
         """
         arguments = list(argv)
         is_python = PYTHON.fullmatch(Path(arguments[0]).name) or arguments[0] == str(image.python)
         if is_python:
             arguments[0] = str(image.python)
-        if is_python and image not in self._failed and forkable(image, arguments, own or {}, folder):
+        container = container or {}
+        here = folder
+        if "ml" in container and folder.is_relative_to(namespace.OPT_ML):
+            here = Path(container["ml"]) / folder.relative_to(namespace.OPT_ML)
+        if is_python and image not in self._failed and forkable(image, arguments, own or {}, here):
             try:
-                return self._server(image, environment).fork(arguments[1:], environment, folder, output)
+                server = self._server(image, environment)
+                return server.fork(arguments[1:], environment, folder, output, container)
             except OSError as error:
                 log.warning("starting cold: %s", error)
                 self._discard(image)
-        return ColdProcess(arguments, environment, folder, output)
+        return ColdProcess(arguments, environment, folder, output, container)
 
     def close(self) -> None:
         with self._lock:
