@@ -49,7 +49,7 @@ check: $(ENVIRONMENTS)
 	$(ML) -m mypy ml_code
 	$(CLOUD) -m mypy local_sagemaker
 
-test: check
+test: check $(VENV)/toolkit/.installed
 	$(CLOUD) -m pytest tests/local_sagemaker
 	$(ML) -m pytest tests/ml_code
 	$(AIRFLOW) -m pytest tests/plugins tests/dags tests/scripts
@@ -77,6 +77,12 @@ $(VENV)/ml/.installed: ml_code/requirements.lock ml_code/requirements.txt ml_cod
 $(VENV)/cloud/.installed: local_sagemaker/requirements.lock local_sagemaker/requirements.txt requirements-dev.txt overrides.txt | $(VENV)/uv
 	@echo "installing the local cloud's environment (about 5 s)"
 	@$(call install,local_sagemaker/requirements.lock,-r local_sagemaker/requirements.txt -r requirements-dev.txt)
+
+# What test_toolkit.py holds local_sagemaker against.
+$(VENV)/toolkit/.installed: tests/local_sagemaker/toolkit-requirements.txt | $(VENV)/uv
+	@echo "installing the training toolkit's environment (about 5 s; it needs a C compiler)"
+	@$(UV) venv -q --allow-existing --no-python-downloads --python '>=3.11,<3.14' $(@D)
+	@$(UV) pip install -q --python $(@D)/bin/python --no-deps -r $< && touch $@
 
 $(VENV)/uv:
 	@mkdir -p $(VENV)
