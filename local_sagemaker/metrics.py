@@ -29,15 +29,45 @@ def final_metrics(job: Document, log: Path) -> list[Document]:
     with log.open(errors="replace") as lines:
         for line in lines if patterns else []:
             for name, pattern in patterns:
-                if (found := pattern.search(line)) and (value := _finite(found.group(1))) is not None:
+                if (value := _value(pattern, line)) is not None:
                     last[name] = value
     now = time.time()
     return [{"MetricName": name, "Value": value, "Timestamp": now} for name, value in last.items()]
 
 
-def _finite(text: str | None) -> float | None:
+class MetricLog:
+    """The values of one metric in a job's log while it grows."""
+
+    def __init__(self, log: Path, definition: Document) -> None:
+        self._log = log
+        self._pattern = metric_pattern(definition)
+        self._offset = 0
+
+    def read(self, *, ended: bool = False) -> list[float]:
+        """The finite values since the last call; that of a line without its end only when the job has ended."""
+        try:
+            size = self._log.stat().st_size
+        except FileNotFoundError:
+            return []
+        if size == self._offset:
+            return []
+        # A smaller file is a new one.
+        start = self._offset if size > self._offset else 0
+        with self._log.open("rb") as file:
+            file.seek(start)
+            text = file.read()
+        if not ended:
+            text = text[: text.rfind(b"\n") + 1]
+        self._offset = start + len(text)
+        values = (_value(self._pattern, line) for line in text.decode("utf-8", "replace").split("\n"))
+        return [value for value in values if value is not None]
+
+
+def _value(pattern: re.Pattern[str], line: str) -> float | None:
+    """The finite number that the pattern's first group finds in a line."""
+    found = pattern.search(line)
     try:
-        value = float(text or "")
+        value = float(found.group(1) or "") if found else math.nan
     except ValueError:
         return None
     return value if math.isfinite(value) else None

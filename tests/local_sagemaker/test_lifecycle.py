@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.local_sagemaker.cloud_client import Cloud, launch, unique
+from tests.local_sagemaker.cloud_client import Cloud, launch, unique, wait
 from tests.local_sagemaker.test_tuning import describe, request
 
 
@@ -65,7 +65,11 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
     assert job["TrainingJobStatus"] == "Failed"
     assert "local_sagemaker ended while this job was in progress" in job["FailureReason"]
     assert job["TrainingEndTime"]
-    assert describe(again, tuning["HyperParameterTuningJobName"])["HyperParameterTuningJobStatus"] == "Failed"
+    name = tuning["HyperParameterTuningJobName"]
+    assert describe(again, name)["HyperParameterTuningJobStatus"] == "InProgress"
+    again.sagemaker.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+    stopped = wait(lambda: describe(again, name), "HyperParameterTuningJobStatus")
+    assert stopped["HyperParameterTuningJobStatus"] == "Stopped"
     assert again.endpoint_end(endpoint)["EndpointStatus"] == "InService"
     assert again.invoke(endpoint).startswith("one")
     assert time.monotonic() - started < 15

@@ -152,8 +152,6 @@ def _changed(path: str, value: Any) -> Any:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        _changed("HyperParameterTuningJobConfig.Strategy", "Hyperband"),
-        _changed("HyperParameterTuningJobConfig.TrainingJobEarlyStoppingType", "Auto"),
         _changed("HyperParameterTuningJobConfig.ResourceLimits", {"MaxParallelTrainingJobs": 1}),
         _changed(
             "HyperParameterTuningJobConfig.ParameterRanges",
