@@ -1,12 +1,13 @@
-"""The HTTP side: one POST address for the control plane, dispatched by X-Amz-Target, and a health check."""
+"""The HTTP side: the control plane's one POST address, dispatched by X-Amz-Target, the runtime, and a health check."""
 
-import json
 import logging
 from collections.abc import Callable
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -16,18 +17,21 @@ from local_sagemaker.endpoints import Endpoints
 from local_sagemaker.jobs import Slots
 from local_sagemaker.models import EndpointConfigs, Models
 from local_sagemaker.processing import ProcessingJobs
-from local_sagemaker.protocol import ApiError, Document, Protocol
+from local_sagemaker.protocol import ApiError, Document, Protocol, load_json
 from local_sagemaker.registry import Registry
 from local_sagemaker.resources import Tags
 from local_sagemaker.router import Router
 from local_sagemaker.training import TrainingJobs
 from local_sagemaker.transform import TransformJobs
 from local_sagemaker.tuning import TuningJobs
-from local_sagemaker.wire import answer, error_response, region_of
+from local_sagemaker.wire import answer, body_of, error_response, region_of
 
 log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
+
+BODY_LIMIT = 4 * 1024 * 1024
+"""Bytes of a request to the control plane; the longest that is of use has some 300 KB of hyperparameters."""
 
 Handler = Callable[[Document, str], Document]
 
@@ -37,7 +41,7 @@ class Service:
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
-        self.router = Router()
+        self.router = Router(Protocol("sagemaker-runtime", ["InvokeEndpoint"], cloud.state / "model"))
         slots = Slots(cloud.settings.slots)
         self.training = TrainingJobs(cloud, slots)
         self.tuning = TuningJobs(cloud, self.training)
@@ -49,7 +53,7 @@ class Service:
         self.transform = TransformJobs(cloud, slots, self.models)
         self.tags = Tags(cloud.store)
         self.operations = self._operations()
-        self.protocol = Protocol(frozenset(self.operations))
+        self.protocol = Protocol("sagemaker", self.operations, cloud.state / "model")
 
     def _operations(self) -> dict[str, Handler]:
         groups = self.registry.groups
@@ -58,6 +62,7 @@ class Service:
             "DescribeTrainingJob": self.training.describe,
             "ListTrainingJobs": self.training.lister("TrainingJobSummaries"),
             "StopTrainingJob": self.training.stop,
+            "UpdateTrainingJob": self.training.update,
             "CreateHyperParameterTuningJob": self.tuning.create_job,
             "DescribeHyperParameterTuningJob": self.tuning.describe,
             "ListHyperParameterTuningJobs": self.tuning.list_jobs,
@@ -142,7 +147,7 @@ def application(service: Service) -> Starlette:
                 raise ApiError(
                     "UnknownOperationException", f"X-Amz-Target is {target!r}, not SageMaker.OPERATION"
                 )
-            body = _json(await request.body())
+            body = load_json(await body_of(request, BODY_LIMIT, "RequestEntityTooLargeException"))
             content = await run_in_threadpool(service.call, operation, body, region_of(request))
             return answer(content, 200)
         except ApiError as error:
@@ -152,10 +157,18 @@ def application(service: Service) -> Starlette:
             log.exception("%s", target)
             return error_response(ApiError("InternalFailure", "local_sagemaker failed, see its log", 500))
 
+    async def interrupt(request: Request) -> Response:
+        """Not of the API: takes a managed spot job's capacity away, as AWS does when it needs it."""
+        try:
+            await run_in_threadpool(service.training.interrupt, request.path_params["name"])
+            return answer({}, 200)
+        except ApiError as error:
+            return error_response(error)
+
     async def health(request: Request) -> Response:
         return JSONResponse(await run_in_threadpool(service.health))
 
-    def unknown(request: Request) -> Response:
+    def unknown(request: Request, _: Exception) -> Response:
         message = f"local_sagemaker has no {request.method} {request.url.path}"
         return error_response(ApiError("UnknownOperationException", message, 404))
 
@@ -163,14 +176,10 @@ def application(service: Service) -> Starlette:
         routes=[
             Route("/", control, methods=["POST"]),
             Route("/", health, methods=["GET"]),
-            Route("/endpoints/{name}/invocations", service.router.invoke, methods=["POST"]),
-            Route("/{path:path}", unknown, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
-        ]
+            Route("/training-jobs/{name}/interruption", interrupt, methods=["POST"]),
+            Route("/endpoints/{EndpointName}/invocations", service.router.invoke, methods=["POST"]),
+        ],
+        exception_handlers={404: unknown, 405: unknown},
+        # A page in a browser must not reach the service by a name of its own that leads to this machine.
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])],
     )
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body or b"{}")
-    except ValueError as error:
-        raise ApiError("SerializationException", f"The request body is not JSON: {error}") from error

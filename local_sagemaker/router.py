@@ -11,9 +11,9 @@ import httpx
 from starlette.requests import Request
 from starlette.responses import Response
 
-from local_sagemaker.protocol import ACCOUNT, ApiError
+from local_sagemaker.protocol import ACCOUNT, ApiError, Protocol
 from local_sagemaker.servers import ModelServer
-from local_sagemaker.wire import error_response, region_of
+from local_sagemaker.wire import body_of, error_response, region_of
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +22,11 @@ TIMEOUT_S = 60.0
 PREFIX = "x-amzn-sagemaker-"
 PASSED_ON = ("content-type", "accept", f"{PREFIX}custom-attributes", f"{PREFIX}inference-id")
 REFUSED = (
-    "target-model",
-    "target-container-hostname",
-    "inference-component",
-    "enable-explanations",
-    "session-id",
+    "TargetModel",
+    "TargetContainerHostname",
+    "InferenceComponentName",
+    "EnableExplanations",
+    "SessionId",
 )
 
 
@@ -66,7 +66,8 @@ class Fleet:
 class Router:
     """The table of fleets by endpoint name, and the proxy."""
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: Protocol) -> None:
+        self._runtime = runtime
         self._lock = threading.Lock()
         self._fleets: dict[str, Fleet] = {}
         # No kept connections: a server may close one just when a request goes out on it, and a new one to this
@@ -106,15 +107,14 @@ class Router:
 
     async def invoke(self, request: Request) -> Response:
         """POST /endpoints/NAME/invocations, signed or not."""
-        endpoint = request.path_params["name"]
+        endpoint = request.path_params["EndpointName"]
         try:
-            for header in REFUSED:
-                if f"{PREFIX}{header}" in request.headers:
-                    raise ApiError(
-                        "ValidationError", f"local_sagemaker does not do the header {PREFIX}{header}"
-                    )
-            body = await _body(request)
-            target = request.headers.get(f"{PREFIX}target-variant")
+            members = self._runtime.parse_rest("InvokeEndpoint", request.path_params, request.headers)
+            for member in REFUSED:
+                if member in members:
+                    raise ApiError("ValidationError", f"local_sagemaker does not do {member}; leave it out")
+            body = await body_of(request, BODY_LIMIT, "ValidationError")
+            target = members.get("TargetVariant")
             while True:
                 with self._server(endpoint, target) as (variant, server):
                     try:
@@ -146,16 +146,6 @@ class Router:
         if (name := f"{PREFIX}custom-attributes") in answer.headers:
             kept[name] = answer.headers[name]
         return Response(answer.content, 200, {**kept, "x-Amzn-Invoked-Production-Variant": variant.name})
-
-
-async def _body(request: Request) -> bytes:
-    """The body. Raises ApiError when it is over the limit, without reading the rest."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            raise ApiError("ValidationError", f"The body is over the limit of {BODY_LIMIT} bytes", 413)
-    return bytes(body)
 
 
 def _model_error(request: Request, endpoint: str, server: ModelServer, status: int, text: str) -> Response:

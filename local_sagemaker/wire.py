@@ -1,10 +1,10 @@
-"""Answers on the wire: JSON, and errors in AWS's shape."""
+"""Requests and answers on the wire: limited bodies, JSON, and errors in AWS's shape."""
 
 import json
 import re
 import uuid
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from local_sagemaker.protocol import ApiError, Document
@@ -12,8 +12,21 @@ from local_sagemaker.protocol import ApiError, Document
 
 def region_of(request: Request) -> str:
     """The region in the signature's credential scope."""
-    found = re.search(r"Credential=[^/]*/\d+/([^/]+)/", request.headers.get("authorization", ""))
+    found = re.search(r"Credential=[^/]*/\d+/([a-z0-9-]+)/", request.headers.get("authorization", ""))
     return found.group(1) if found else "us-east-1"
+
+
+async def body_of(request: Request, limit: int, code: str) -> bytes:
+    """The body. Raises ApiError when it is over the limit in bytes, without reading the rest."""
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise ApiError(code, f"The body is over the limit of {limit} bytes", 413)
+    except ClientDisconnect as error:
+        raise ApiError(code, "The request ended before its body did") from error
+    return bytes(body)
 
 
 def answer(content: Document, status: int, headers: dict[str, str] | None = None) -> Response:

@@ -110,7 +110,7 @@ def test_errors_of_the_model_and_of_the_caller(cloud: Cloud) -> None:
         cloud.invoke(endpoint, TargetVariant="absent")
     with pytest.raises(ClientError, match="over the limit"):
         cloud.invoke(endpoint, b"x" * (6 * 1024 * 1024 + 1))
-    with pytest.raises(ClientError, match="does not do the header"):
+    with pytest.raises(ClientError, match="does not do TargetModel"):
         cloud.invoke(endpoint, TargetModel="m.tar.gz")
 
 

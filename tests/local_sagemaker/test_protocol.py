@@ -1,5 +1,6 @@
 """Validation, errors and lists, as AWS words them."""
 
+import contextlib
 import http.client
 import json
 import urllib.parse
@@ -14,17 +15,24 @@ from tests.local_sagemaker.cloud_client import ROLE, Cloud, unique
 MINUTE = timedelta(minutes=1)
 
 
-def call(cloud: Cloud, operation: str, body: Any) -> tuple[int, dict[str, Any], str | None]:
+def ask(
+    cloud: Cloud, method: str, path: str, body: bytes, headers: dict[str, str]
+) -> tuple[int, bytes, str | None]:
     """A request as botocore would not send it: status, answer, error header."""
     connection = http.client.HTTPConnection(
         urllib.parse.urlsplit(cloud.address["sagemaker"]).netloc, timeout=10
     )
-    content = body if isinstance(body, str) else json.dumps(body)
-    connection.request("POST", "/", content, {"X-Amz-Target": f"SageMaker.{operation}"})
-    response = connection.getresponse()
-    answer = response.status, json.loads(response.read()), response.headers.get("x-amzn-errortype")
-    connection.close()
-    return answer
+    with contextlib.closing(connection):
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        return response.status, response.read(), response.headers.get("x-amzn-errortype")
+
+
+def call(cloud: Cloud, operation: str, body: Any) -> tuple[int, dict[str, Any], str | None]:
+    """A request to the control plane."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    status, answer, code = ask(cloud, "POST", "/", content, {"X-Amz-Target": f"SageMaker.{operation}"})
+    return status, json.loads(answer), code
 
 
 def test_all_violations_come_in_one_message(cloud: Cloud) -> None:
@@ -57,8 +65,14 @@ def test_all_violations_come_in_one_message(cloud: Cloud) -> None:
     ("operation", "body", "code"),
     [
         ("CreateTrainingJob", {"TrainingJobName": 7}, "SerializationException"),
-        ("CreateTrainingJob", "not JSON", "SerializationException"),
+        ("CreateTrainingJob", b"not JSON", "SerializationException"),
+        ("CreateTrainingJob", b"\xff\xfe", "SerializationException"),
+        ("CreateTrainingJob", b"[" * 50_000, "SerializationException"),
+        ("ListTrainingJobs", b'{"CreationTimeAfter": NaN}', "SerializationException"),
+        ("ListTrainingJobs", b'{"CreationTimeAfter": 1e999}', "SerializationException"),
+        ("ListTrainingJobs", b'{"NameContains": "\\ud800"}', "SerializationException"),
         ("CreateTrainingJob", [], "SerializationException"),
+        ("", {}, "UnknownOperationException"),
         ("CreateNotebookInstance", {}, "UnknownOperationException"),
         ("DoNonsense", {}, "UnknownOperationException"),
         ("ListTrainingJobs", {"NextToken": "nonsense"}, "ValidationException"),
@@ -69,6 +83,54 @@ def test_nonsense_is_refused_in_aws_shape(cloud: Cloud, operation: str, body: An
     status, answer, header = call(cloud, operation, body)
     assert (status, answer["__type"], header) == (400, code, code)
     assert answer["message"]
+
+
+def test_a_request_without_end_is_refused_early(cloud: Cloud) -> None:
+    status, answer, code = call(cloud, "CreateTrainingJob", b" " * 4_500_000)
+    assert (status, code) == (413, "RequestEntityTooLargeException")
+    assert "over the limit of 4194304 bytes" in answer["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/nothing"),
+        ("PUT", "/"),
+        ("OPTIONS", "/"),
+        ("PATCH", "/endpoints/e/invocations"),
+        ("POST", "/endpoints/e/invocations-response-stream"),
+        ("PUT", "/BatchPutMetrics"),
+    ],
+)
+def test_an_unknown_path_is_named(cloud: Cloud, method: str, path: str) -> None:
+    status, answer, code = ask(cloud, method, path, b"", {})
+    assert (status, code) == (404, "UnknownOperationException")
+    assert method in json.loads(answer)["message"]
+
+
+def test_a_target_of_another_service_is_refused(cloud: Cloud) -> None:
+    status, _, code = ask(cloud, "POST", "/", b"{}", {"X-Amz-Target": "Logs_20140328.DescribeLogGroups"})
+    assert (status, code) == (400, "UnknownOperationException")
+
+
+def test_another_name_for_this_machine_is_refused(cloud: Cloud) -> None:
+    for host, status in (("rebound.example.com", 400), ("localhost:7700", 200), ("127.0.0.1", 200)):
+        assert ask(cloud, "GET", "/", b"", {"Host": host})[0] == status
+
+
+def test_the_runtime_without_boto3(cloud: Cloud) -> None:
+    for path, said in (
+        ("missing", "not found"),
+        ("..", "regular expression"),
+        ("under_score", "regular expression"),
+        ("a" * 64, "length"),
+    ):
+        status, answer, code = ask(cloud, "POST", f"/endpoints/{path}/invocations", b"x", {})
+        assert (status, code) == (400, "ValidationError")
+        assert said in json.loads(answer)["message"]
+    with pytest.raises(ClientError) as refused:
+        cloud.runtime.invoke_endpoint_with_response_stream(EndpointName="missing", Body=b"x")
+    assert refused.value.response["Error"]["Code"] == "UnknownOperationException"
 
 
 def test_an_operation_that_is_not_there_is_named(cloud: Cloud) -> None:
