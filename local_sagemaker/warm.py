@@ -176,9 +176,11 @@ class ForkServer:
 class WarmPool:
     """Starts job processes, warm where that cannot be told from cold, and cold otherwise."""
 
-    def __init__(self, folder: Path, logs: Path) -> None:
+    def __init__(self, folder: Path, logs: Path, mark: str) -> None:
+        """`mark` is the service's own: a job's would end the warm process with that job."""
         self._folder = folder
         self._logs = logs
+        self._mark = mark
         self._lock = threading.Lock()
         self._servers: dict[Image, ForkServer] = {}
         self._failed: set[Image] = set()
@@ -224,7 +226,7 @@ class WarmPool:
     def _server(self, image: Image, environment: Mapping[str, str]) -> ForkServer:
         with self._lock:
             if image not in self._servers:
-                kept = {key: environment[key] for key in ("PATH", "LANG", MARK)}
+                kept = {key: environment[key] for key in ("PATH", "LANG")} | {MARK: self._mark}
                 kept |= {"HOME": str(self._folder), "PYTHONUNBUFFERED": "1"} | dict(image.environment)
                 output = self._logs / "warm.log"
                 try:

@@ -1,13 +1,17 @@
-"""System metrics in the files that SageMaker writes, sampled by this process's own thread.
+"""System metrics in the files that SageMaker writes, sampled by a thread of the script, or by a process of its own.
 
     PROFILER/system/incremental/2026112109/1795254000.algo-1.json
+
+    python -m profiler.system --output PROFILER --interval-ms 500    # until SIGTERM; the platform has one, here it is this
 
 One JSON object a line, one file a minute, named by the minute's start (UTC), in a folder per hour. smdebug's
 readers, and the report, open them like the platform's own.
 """
 
+import argparse
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -156,3 +160,18 @@ def _gpu_sampler() -> Callable[[], Iterable[Row]]:
 def _indices(visible: str) -> list[int]:
     """CUDA_VISIBLE_DEVICES as NVML indices; names of another form (GPU-…, MIG-…) have none."""
     return [int(part) for part in visible.split(",") if part.strip().isdigit()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Sample this machine until SIGTERM.")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--interval-ms", type=int, default=500)
+    arguments = parser.parse_args()
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    with SystemSampler(arguments.output, arguments.interval_ms / 1000):
+        ended.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -215,6 +215,7 @@ def launch(
             f"--aws-port={aws_port}",
             f"--images={IMAGES}",
             "--stop-grace=2",
+            "--job-memory=0.5",
             *options,
         ],
         cwd=REPOSITORY,

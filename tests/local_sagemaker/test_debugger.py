@@ -1,0 +1,171 @@
+"""The debugger's seam: configuration files, uploads while the job runs, rule statuses."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.local_sagemaker.cloud_client import BUCKET, Cloud, wait
+
+RULE, TORCH = "test/rule:1", "test/torch:1"
+PREFIX = f"s3://{BUCKET}/debug"
+HOOK = {
+    "S3OutputPath": PREFIX,
+    "HookParameters": {"train.save_interval": "1"},
+    "CollectionConfigurations": [
+        {"CollectionName": "losses"},
+        {"CollectionName": "gradients"},
+    ],
+}
+PROFILER = {"S3OutputPath": PREFIX, "ProfilingIntervalInMilliseconds": 100}
+
+
+def rule(name: str, image: str = RULE, **parameters: str) -> dict[str, Any]:
+    return {"RuleConfigurationName": name, "RuleEvaluatorImage": image, "RuleParameters": parameters}
+
+
+def ended(cloud: Cloud, name: str) -> dict[str, Any]:
+    """The job when its rules have ended too; they outlive it."""
+    cloud.training_end(name)
+    deadline = time.monotonic() + 30
+    while True:
+        job = cloud.sagemaker.describe_training_job(TrainingJobName=name)
+        statuses = job.get("DebugRuleEvaluationStatuses", []) + job.get("ProfilerRuleEvaluationStatuses", [])
+        if all(status["RuleEvaluationStatus"] != "InProgress" for status in statuses):
+            return dict(job)
+        assert time.monotonic() < deadline, statuses
+        time.sleep(0.05)
+
+
+WAITING = """
+import json, pathlib, time
+config = json.loads(pathlib.Path("/opt/ml/input/config/debughookconfig.json").read_text())
+assert config["HookParameters"] == {"train.save_interval": "1"}, config
+tensors = pathlib.Path(config["LocalPath"])
+(tensors / "events").mkdir()
+(tensors / "events/1.tfevents").write_text("one")
+print("written", flush=True)
+while not pathlib.Path("/opt/ml/checkpoints/go").exists():
+    time.sleep(0.05)
+profiler = json.loads(pathlib.Path("/opt/ml/input/config/profilerconfig.json").read_text())
+assert profiler["ProfilingIntervalInMilliseconds"] == 200, profiler
+(tensors / "events/2.tfevents").write_text("two")
+"""
+
+
+def test_tensors_and_metrics_arrive_while_the_job_runs(cloud: Cloud) -> None:
+    request = cloud.training_request(
+        WAITING,
+        DebugHookConfig=HOOK,
+        ProfilerConfig=PROFILER,
+        CheckpointConfig={"S3Uri": f"{PREFIX}/none"},
+        DebugRuleConfigurations=[rule("Good", answer="NoIssuesFound"), rule("Bad", answer="IssuesFound")],
+        ProfilerRuleConfigurations=[rule("Silent", answer="")],
+    )
+    name = request["TrainingJobName"]
+    cloud.sagemaker.create_training_job(**request)
+    deadline = time.monotonic() + 30
+    wanted = {f"{name}/debug-output/events/1.tfevents", f"{name}/profiler-output/system/incremental/"}
+    while missing := {key for key in wanted if not cloud.keys(f"debug/{key}")}:
+        assert time.monotonic() < deadline, missing
+        time.sleep(0.05)
+    job = cloud.sagemaker.describe_training_job(TrainingJobName=name)
+    assert (job["TrainingJobStatus"], job["ProfilingStatus"]) == ("InProgress", "Enabled")
+    assert {status["RuleEvaluationStatus"] for status in job["DebugRuleEvaluationStatuses"]} == {"InProgress"}
+    cloud.sagemaker.update_training_job(
+        TrainingJobName=name,
+        ProfilerConfig={"ProfilingIntervalInMilliseconds": 200},
+        ProfilerRuleConfigurations=[rule("Late", answer="NoIssuesFound")],
+    )
+    (cloud.state / "jobs/TrainingJob" / name / "algo-1/ml/checkpoints/go").touch()
+    job = ended(cloud, name)
+    assert job["TrainingJobStatus"] == "Completed", job
+    found = {
+        status["RuleConfigurationName"]: (status["RuleEvaluationStatus"], status.get("StatusDetails"))
+        for status in job["DebugRuleEvaluationStatuses"] + job["ProfilerRuleEvaluationStatuses"]
+    }
+    assert found.pop("Silent")[0] == "Error"
+    assert found == {
+        "Good": ("NoIssuesFound", "2 files"),
+        "Bad": ("IssuesFound", "2 files"),
+        "Late": ("NoIssuesFound", "2 files"),
+    }
+    assert cloud.read(f"{PREFIX}/{name}/debug-output/events/2.tfevents") == b"two"
+    assert cloud.read(f"{PREFIX}/{name}/debug-output/training_job_end.ts") == b""
+    key = cloud.keys(f"debug/{name}/profiler-output/system/incremental/")[0]
+    line = cloud.read(f"{PREFIX}/{name}/profiler-output/system/incremental/{key}").splitlines()[0]
+    assert json.loads(line).keys() == {"Type", "Name", "Dimension", "Value", "NodeId", "Timestamp"}
+    rules = f"{job['OutputDataConfig']['S3OutputPath']}/{name}/rule-output"
+    assert cloud.read(f"{rules}/Good/seen.txt") == b"Good"
+    arn = job["DebugRuleEvaluationStatuses"][0]["RuleEvaluationJobArn"]
+    described = wait(
+        lambda: cloud.sagemaker.describe_processing_job(ProcessingJobName=arn.rpartition("/")[2]),
+        "ProcessingJobStatus",
+    )
+    assert (described["ProcessingJobStatus"], described["TrainingJobArn"]) == (
+        "Completed",
+        job["TrainingJobArn"],
+    )
+
+
+SMDEBUG = """
+import sys
+import debugger  # smdebug on current torch
+import smdebug.pytorch as smd
+import torch
+model, loss_of = torch.nn.Linear(4, 2), torch.nn.CrossEntropyLoss()
+hook = smd.get_hook(create_if_not_exists=True)
+assert hook, "there is no debughookconfig.json"
+hook.register_module(model)
+hook.register_loss(loss_of)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+torch.manual_seed(0)
+inputs, labels = torch.randn(32, 4), torch.randint(0, 2, (32,))
+hook.set_mode(smd.modes.TRAIN)
+for step in range(30):
+    optimizer.zero_grad()
+    loss = loss_of(model(inputs), labels)
+    loss.backward()
+    optimizer.step()
+"""
+
+
+def test_smdebugs_own_hook_and_the_projects_rules(cloud: Cloud) -> None:
+    image = "503895931360.dkr.ecr.us-east-1.amazonaws.com/sagemaker-debugger-rules:latest"
+    request = cloud.training_request(
+        SMDEBUG,
+        "test/debugged:1",
+        DebugHookConfig=HOOK,
+        DebugRuleConfigurations=[
+            rule("VanishingGradient", image, rule_to_invoke="VanishingGradient"),
+            rule("Unknown", image, rule_to_invoke="NoSuchRule"),
+        ],
+    )
+    cloud.sagemaker.create_training_job(**request)
+    job = ended(cloud, request["TrainingJobName"])
+    assert job["TrainingJobStatus"] == "Completed", job
+    vanishing, unknown = job["DebugRuleEvaluationStatuses"]
+    assert vanishing["RuleEvaluationStatus"] == "NoIssuesFound", vanishing
+    assert unknown["RuleEvaluationStatus"] == "Error"
+    assert "there is no rule NoSuchRule" in unknown["StatusDetails"]
+
+
+def test_a_job_that_never_ran_leaves_no_rule_in_progress(cloud: Cloud) -> None:
+    request = cloud.training_request(
+        "", DebugHookConfig=HOOK, DebugRuleConfigurations=[rule("Good", answer="NoIssuesFound")]
+    )
+    request["HyperParameters"]["sagemaker_program"] = "absent.py"
+    cloud.sagemaker.create_training_job(**request)
+    (status,) = ended(cloud, request["TrainingJobName"])["DebugRuleEvaluationStatuses"]
+    assert status["RuleEvaluationStatus"] == "Error"
+
+
+def test_rules_are_checked_before_the_job_starts(cloud: Cloud) -> None:
+    with pytest.raises(ClientError, match=r"ValidationException.*nobody/knows:1"):
+        cloud.train("", DebugRuleConfigurations=[rule("r", "nobody/knows:1")])
+    with pytest.raises(ClientError, match=r"ValidationException.*has no `process` command"):
+        cloud.train("", DebugRuleConfigurations=[rule("r", "test/plain:1")])
+    with pytest.raises(ClientError, match=r"ValidationException.*not below /opt/ml"):
+        cloud.train("", DebugHookConfig={**HOOK, "LocalPath": "/tmp/x"})
