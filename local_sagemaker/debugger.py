@@ -202,7 +202,8 @@ class Debugger:
             live.run.watch.add(FolderUpload(self._cloud.s3, [output], uri).send)
         if uri := live.job.get("ProfilerConfig", {}).get("S3OutputPath"):
             uri = f"{uri.rstrip('/')}/{name}/profiler-output"
-            live.run.watch.add(FolderUpload(self._cloud.s3, [live.folder / "profiler-output"], uri).send)
+            metrics = FolderUpload(self._cloud.s3, [live.folder / "profiler-output"], uri, growing=True)
+            live.run.watch.add(metrics.send)
 
     def _start_profiler(self, live: _Live) -> None:
         """Start, or start anew, what samples the machine, and tell the script's hook."""

@@ -72,7 +72,8 @@ class Box:
 
     def clean(self) -> None:
         """Remove what S3 has or nobody wants; log, configuration and output/failure stay."""
-        for item in [*self.ml.glob("*"), *self.ml.glob("input/*"), *self.ml.glob("output/*"), self.tmp]:
+        inside = [*self.ml.glob("*"), *self.ml.glob("input/*"), *self.ml.glob("output/*")]
+        for item in [*inside, self.tmp, self.root / "packages"]:
             if item.relative_to(self.root).as_posix() not in {"ml/input", "ml/input/config", "ml/output"}:
                 _remove(item)
 
@@ -151,6 +152,8 @@ class Command:
     folder: Path
     variables: Mapping[str, str]
     own: Mapping[str, str]
+    fresh: bool = False
+    """Whether the job has packages of its own, which modules that came warm might be older than."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,7 @@ class Run:
                 processes.append(
                     self.cloud.warm.start(
                         image, command.argv, variables, command.folder, command.box.log,
-                        own=command.own, container=container,
+                        own=command.own, container=container, fresh=command.fresh,
                     )
                 )  # fmt: skip
             self.watch.start()

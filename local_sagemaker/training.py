@@ -1,6 +1,7 @@
 """Training jobs, in script mode or with an entry point of their own, on one host or several."""
 
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from local_sagemaker.debugger import Debugger, check_debugger
 from local_sagemaker.images import Image
 from local_sagemaker.jobs import Jobs, Slots, refuse, refuse_several_hosts
 from local_sagemaker.metrics import final_metrics, metric_pattern
+from local_sagemaker.packages import RequirementsError, install
 from local_sagemaker.protocol import Document, invalid
 from local_sagemaker.runner import (
     Box,
@@ -315,18 +317,21 @@ class TrainingJobs(Jobs):
 
     def _command(self, job: Document, run: Run, image: Image, host: Box) -> Command:
         """One host's command line and variables, with its code in place."""
-        algorithm = job["AlgorithmSpecification"]
+        algorithm, name = job["AlgorithmSpecification"], job["TrainingJobName"]
         variables = environment(self.cloud, image, host.tmp, job["Region"])
-        variables |= toolkit.environment(
-            host.base, job["HyperParameters"], _resources(job, run, host), _channels(job)
+        resources, channels = _resources(job, run, host), _channels(job)
+        added = toolkit.environment(
+            host.base, job["HyperParameters"], resources, channels, job=name, region=job["Region"]
         )
-        variables |= {"TRAINING_JOB_NAME": job["TrainingJobName"], "TRAINING_JOB_ARN": job["TrainingJobArn"]}
+        path = [added.pop("PYTHONPATH"), variables.get("PYTHONPATH")]
+        variables |= {**added, "TRAINING_JOB_NAME": name, "TRAINING_JOB_ARN": job["TrainingJobArn"]}
         own = {key: host.here(value) for key, value in job.get("Environment", {}).items()}
         given = algorithm.get("ContainerEntrypoint", []) + algorithm.get("ContainerArguments", [])
         settings = toolkit.decoded(job["HyperParameters"])
         program, source = settings.get("sagemaker_program"), settings.get("sagemaker_submit_directory")
         if not given and program and source:
-            given = self._script(job, host, str(program), str(source))
+            given, packages = self._script(job, image, host, str(program), str(source))
+            path.insert(1, packages)
         elif not given:
             given = image.train
         if not given:
@@ -335,16 +340,26 @@ class TrainingJobs(Jobs):
                 "sagemaker_program and sagemaker_submit_directory (s3://…/sourcedir.tar.gz), or a `train` command to "
                 "the image in images.yaml"
             )
-        return Command(host, [host.here(part) for part in given], host.base / "code", variables, own)
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+        fresh = (host.root / "packages").exists()
+        return Command(host, [host.here(part) for part in given], host.base / "code", variables, own, fresh)
 
-    def _script(self, job: Document, host: Box, program: str, source: str) -> list[str]:
-        archive = host.tmp / "sourcedir.tar.gz"
+    def _script(
+        self, job: Document, image: Image, host: Box, program: str, source: str
+    ) -> tuple[list[str], str | None]:
+        """Script mode: the command line, and the folder of packages that requirements.txt brought, if any."""
+        archive, code = host.tmp / "sourcedir.tar.gz", host.ml / "code"
         self.cloud.s3.download_file(source, archive)
-        unpack(archive, host.ml / "code")
-        if not (host.ml / "code" / program).is_file():
-            raise TransferError(f"ClientError: {source} has no {program} (hyperparameter sagemaker_program)")
-        interpreter = "/bin/sh" if program.endswith(".sh") else "python"
-        return [interpreter, program, *toolkit.arguments(toolkit.script_parameters(job["HyperParameters"]))]
+        unpack(archive, code)
+        try:
+            argv = toolkit.command(code, program, toolkit.script_parameters(job["HyperParameters"]))
+            requirements, packages = toolkit.requirements(code, program), host.root / "packages"
+            installed = requirements is not None and install(requirements, image, packages)
+        except ValueError as error:
+            raise TransferError(f"ClientError: {source}: {error}") from error
+        except RequirementsError as error:
+            raise TransferError(f"AlgorithmError: InstallRequirementsError: {error}") from error
+        return argv, str(packages) if installed else None
 
     def _upload(self, job: Document, run: Run) -> str:
         """Send the archives, whatever the job's end was; the model archive's URI."""

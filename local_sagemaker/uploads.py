@@ -56,7 +56,9 @@ class Watch:
 class FolderUpload:
     """Keeps an S3 prefix up to date with folders. What is deleted here stays there, as SageMaker has it."""
 
-    def __init__(self, s3: S3, folders: Sequence[Path], uri: str) -> None:
+    def __init__(self, s3: S3, folders: Sequence[Path], uri: str, *, growing: bool = False) -> None:
+        """`growing` files have lines added, so that a part of one is of use; others go when they are whole."""
+        self._growing = growing
         self._s3 = s3
         self._folders = folders
         self._uri = uri.rstrip("/")
@@ -68,10 +70,10 @@ class FolderUpload:
         self._sent = self._scan()
 
     def send(self, final: bool) -> None:
-        """Send files that have not changed for one turn, so that none goes while it is written; at the end all."""
+        """Send files that have not changed for one turn, and may so be whole; at the end all."""
         files = self._scan()
         for file, state in files.items():
-            if self._sent.get(file) == state or not (final or self._seen.get(file) == state):
+            if self._sent.get(file) == state or not (final or self._growing or self._seen.get(file) == state):
                 continue
             folder = next(folder for folder in self._folders if file.is_relative_to(folder))
             try:

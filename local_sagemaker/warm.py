@@ -195,8 +195,11 @@ class WarmPool:
         *,
         own: Mapping[str, str] | None = None,
         container: Container | None = None,
+        fresh: bool = False,
     ) -> Process:
         """Start a command of an image; `own` are the variables that are the job's and not the image's.
+
+        `fresh` asks for a new interpreter in any case.
 
         A leading `python` means the image's interpreter; `folder` is as seen from within the container.
         """
@@ -208,7 +211,12 @@ class WarmPool:
         here = folder
         if "ml" in container and folder.is_relative_to(namespace.OPT_ML):
             here = Path(container["ml"]) / folder.relative_to(namespace.OPT_ML)
-        if is_python and image not in self._failed and forkable(image, arguments, own or {}, here):
+        if (
+            is_python
+            and not fresh
+            and image not in self._failed
+            and forkable(image, arguments, own or {}, here)
+        ):
             try:
                 server = self._server(image, environment)
                 return server.fork(arguments[1:], environment, folder, output, container)

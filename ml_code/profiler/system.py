@@ -2,7 +2,7 @@
 
     PROFILER/system/incremental/2026112109/1795254000.algo-1.json
 
-    python -m profiler.system --output PROFILER --interval-ms 500    # until SIGTERM; the platform has one, here it is this
+    python -m profiler.system --output PROFILER --interval-ms 500    # until SIGTERM; as the platform would
 
 One JSON object a line, one file a minute, named by the minute's start (UTC), in a folder per hour. smdebug's
 readers, and the report, open them like the platform's own.

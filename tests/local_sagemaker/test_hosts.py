@@ -15,7 +15,8 @@ def test_opt_ml_is_the_jobs_own(cloud: Cloud, image: str) -> None:
     script = """
 import os, pathlib, socket
 pathlib.Path("/opt/ml/model/here.txt").write_text(socket.gethostname())
-print(os.getcwd(), os.environ["SM_MODEL_DIR"], socket.gethostbyname(socket.gethostname()), os.listdir("/opt/ml/input/data"))
+folders = os.listdir("/opt/ml/input/data")
+print(os.getcwd(), os.environ["SM_MODEL_DIR"], socket.gethostbyname(socket.gethostname()), folders)
 """
     job = cloud.train(script, image)
     assert job["TrainingJobStatus"] == "Completed", job

@@ -204,6 +204,15 @@ def test_what_is_not_done_is_refused(cloud: Cloud, changes: dict[str, Any]) -> N
     assert cloud.train("", ProfilerConfig={"DisableProfiler": True})["TrainingJobStatus"] == "Completed"
 
 
+def test_requirements_that_cannot_be_had(cloud: Cloud) -> None:
+    files = {"train.py": "print('loss=1')", "requirements.txt": "boto3\nno-such-package-anywhere==9\n"}
+    uri = cloud.put("code/lacking.tar.gz", archive(files))
+    job = cloud.train("", HyperParameters={"sagemaker_submit_directory": uri})
+    assert job["FailureReason"].startswith(
+        "AlgorithmError: InstallRequirementsError: requirements.txt asks for no-such-package-anywhere==9"
+    )
+
+
 def test_an_archive_that_leaves_its_folder_is_refused(cloud: Cloud) -> None:
     uri = cloud.put("code/evil.tar.gz", archive({"../../evil.py": "", "train.py": ""}))
     job = cloud.train("", HyperParameters={"sagemaker_submit_directory": uri})
