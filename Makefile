@@ -53,6 +53,7 @@ test: check $(VENV)/toolkit/.installed
 	$(CLOUD) -m pytest tests/local_sagemaker
 	$(ML) -m pytest tests/ml_code
 	$(AIRFLOW) -m pytest tests/plugins tests/dags tests/scripts
+	$(AIRFLOW) -m pytest tests/sdk
 	$(AIRFLOW) -m pytest tests/end_to_end
 
 bench: $(ENVIRONMENTS)

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Callable
@@ -207,7 +206,7 @@ def launch(
     """Start the service; it prints its line when it answers."""
     return subprocess.Popen(
         [
-            sys.executable,
+            REPOSITORY / "var/venv/cloud/bin/python",  # clients may run in another environment
             "-m",
             "local_sagemaker",
             f"--state={state}",
