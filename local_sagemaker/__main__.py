@@ -29,7 +29,7 @@ from local_sagemaker.app import Service, application
 from local_sagemaker.cloud import Cloud, Settings
 from local_sagemaker.images import Images
 from local_sagemaker.ministack import MiniStack
-from local_sagemaker.processes import new_mark, start_keeper, sweep
+from local_sagemaker.processes import Keeper, new_mark, sweep
 
 log = logging.getLogger("local_sagemaker")
 
@@ -49,7 +49,7 @@ def main() -> None:
     if count := sweep(f"{state}#"):
         log.warning("ended %d processes that a previous run left behind", count)
     mark = new_mark(state)
-    keeper = start_keeper(mark)
+    keeper = Keeper(mark)
     ministack = MiniStack(state, aws_port, mark)
     settings = Settings(
         state=state,
@@ -72,9 +72,7 @@ def main() -> None:
     finally:
         ministack.close()
         sweep(mark)
-        assert keeper.stdin
-        keeper.stdin.close()
-        keeper.wait()
+        keeper.close()
         lock.close()
         log.info("ended")
 

@@ -7,14 +7,18 @@ the keeper (and the next start) find what a killed service left behind, whatever
 """
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
+
+log = logging.getLogger(__name__)
 
 MARK = "LOCAL_SAGEMAKER"
 
@@ -56,15 +60,40 @@ def _marked(mark: str) -> list[psutil.Process]:
     return marked
 
 
-def start_keeper(mark: str) -> "subprocess.Popen[bytes]":
-    """Start the process that sweeps when this one ends, even by SIGKILL: its standard input ends then."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "local_sagemaker.processes", mark],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-        cwd=Path(__file__).parents[1],
-    )
+class Keeper:
+    """The process that sweeps when this one ends, even by SIGKILL. Started anew should it end before."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+        self._closing = threading.Event()
+        self._process = self._start()
+        threading.Thread(target=self._watch, name="keeper", daemon=True).start()
+
+    def close(self) -> None:
+        self._closing.set()
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        # Its standard input ends when this process does.
+        return subprocess.Popen(
+            [sys.executable, "-m", "local_sagemaker.processes", self._mark],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=Path(__file__).parents[1],
+        )
+
+    def _watch(self) -> None:
+        while True:
+            self._process.wait()
+            if self._closing.is_set():
+                return
+            log.warning("the keeper ended; starting it again")
+            assert self._process.stdin
+            self._process.stdin.close()
+            self._process = self._start()
 
 
 def _keep(mark: str) -> None:
