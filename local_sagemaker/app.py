@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from local_sagemaker.async_invocations import AsyncInvocations
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.endpoints import Endpoints
 from local_sagemaker.jobs import Slots
@@ -41,7 +42,11 @@ class Service:
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
-        self.router = Router(Protocol("sagemaker-runtime", ["InvokeEndpoint"], cloud.state / "model"))
+        runtime = Protocol(
+            "sagemaker-runtime", ["InvokeEndpoint", "InvokeEndpointAsync"], cloud.state / "model"
+        )
+        self.router = Router(runtime)
+        self.invocations = AsyncInvocations(cloud, self.router, runtime)
         slots = Slots(cloud.settings.slots)
         self.training = TrainingJobs(cloud, slots)
         self.tuning = TuningJobs(cloud, self.training)
@@ -62,16 +67,19 @@ class Service:
             "DescribeTrainingJob": self.training.describe,
             "ListTrainingJobs": self.training.lister("TrainingJobSummaries"),
             "StopTrainingJob": self.training.stop,
+            "DeleteTrainingJob": self.training.delete_ended,
             "UpdateTrainingJob": self.training.update,
             "CreateHyperParameterTuningJob": self.tuning.create_job,
             "DescribeHyperParameterTuningJob": self.tuning.describe,
             "ListHyperParameterTuningJobs": self.tuning.list_jobs,
             "ListTrainingJobsForHyperParameterTuningJob": self.tuning.list_training_jobs,
             "StopHyperParameterTuningJob": self.tuning.stop,
+            "DeleteHyperParameterTuningJob": self.tuning.delete_ended,
             "CreateProcessingJob": self.processing.create_job,
             "DescribeProcessingJob": self.processing.describe,
             "ListProcessingJobs": self.processing.lister("ProcessingJobSummaries"),
             "StopProcessingJob": self.processing.stop,
+            "DeleteProcessingJob": self.processing.delete_ended,
             "CreateTransformJob": self.transform.create_job,
             "DescribeTransformJob": self.transform.describe,
             "ListTransformJobs": self.transform.lister("TransformJobSummaries"),
@@ -87,14 +95,19 @@ class Service:
             "CreateEndpoint": self.endpoints.create_endpoint,
             "DescribeEndpoint": self.endpoints.describe,
             "UpdateEndpoint": self.endpoints.update_endpoint,
+            "UpdateEndpointWeightsAndCapacities": self.endpoints.update_weights,
             "ListEndpoints": self.endpoints.lister("Endpoints"),
             "DeleteEndpoint": self.endpoints.delete_endpoint,
             "CreateModelPackageGroup": self.registry.create_group,
             "DescribeModelPackageGroup": self.registry.describe_group,
             "ListModelPackageGroups": groups.lister("ModelPackageGroupSummaryList"),
             "DeleteModelPackageGroup": self.registry.delete_group,
+            "PutModelPackageGroupPolicy": self.registry.put_policy,
+            "GetModelPackageGroupPolicy": self.registry.get_policy,
+            "DeleteModelPackageGroupPolicy": self.registry.delete_policy,
             "CreateModelPackage": self.registry.create_package,
             "DescribeModelPackage": self.registry.describe,
+            "BatchDescribeModelPackage": self.registry.describe_batch,
             "ListModelPackages": self.registry.list_packages,
             "UpdateModelPackage": self.registry.update,
             "DeleteModelPackage": self.registry.delete,
@@ -107,6 +120,7 @@ class Service:
         """Bring what a previous run left behind into order."""
         for kind in (self.training, self.processing, self.transform, self.tuning, self.endpoints):
             kind.recover()
+        self.invocations.recover()
 
     def close(self) -> None:
         """End jobs and servers; the documents of jobs in progress are put in order at the next start."""
@@ -178,6 +192,9 @@ def application(service: Service) -> Starlette:
             Route("/", health, methods=["GET"]),
             Route("/training-jobs/{name}/interruption", interrupt, methods=["POST"]),
             Route("/endpoints/{EndpointName}/invocations", service.router.invoke, methods=["POST"]),
+            Route(
+                "/endpoints/{EndpointName}/async-invocations", service.invocations.invoke, methods=["POST"]
+            ),
         ],
         exception_handlers={404: unknown, 405: unknown},
         # A page in a browser must not reach the service by a name of its own that leads to this machine.

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from local_sagemaker.checks import check_instances
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.jobs import RESTARTED, refuse
 from local_sagemaker.models import EndpointConfigs, Models
@@ -29,8 +30,6 @@ UNSUPPORTED = {
     "DeploymentConfig.BlueGreenUpdatePolicy.MaximumExecutionTimeoutInSeconds": "this limit",
     "DeploymentConfig.BlueGreenUpdatePolicy.TrafficRoutingConfiguration.Type!='ALL_AT_ONCE' && "
     "DeploymentConfig.BlueGreenUpdatePolicy": "canary and linear traffic shifting",
-    "RetainAllVariantProperties": "RetainAllVariantProperties",
-    "RetainDeploymentConfig": "RetainDeploymentConfig",
 }
 
 
@@ -50,7 +49,13 @@ class Endpoints(Resources):
         refuse(request, UNSUPPORTED)
         name, config = request["EndpointName"], request["EndpointConfigName"]
         plan = self._plan(config, region)
-        document = {**request, "EndpointStatus": "Creating", "Region": region, "Plan": plan}
+        document = {
+            **request,
+            "EndpointStatus": "Creating",
+            "Region": region,
+            "Plan": plan,
+            "AsyncInferenceConfig": self._asynchronous(config, region),
+        }
         identifier = self.create(name, region, document)
         self._in_background(name, lambda: self._create(name, plan))
         return {"EndpointArn": identifier}
@@ -67,6 +72,11 @@ class Endpoints(Resources):
                 raise invalid(
                     f'Cannot update endpoint "{endpoint["EndpointArn"]}" to the configuration that it has, {config}.'
                 )
+            if request.get("RetainAllVariantProperties"):
+                _retain(plan, endpoint["Plan"], request.get("ExcludeRetainedVariantProperties", []))
+            deployment = request.get("DeploymentConfig", {})
+            if request.get("RetainDeploymentConfig"):
+                deployment = endpoint.get("LastDeploymentConfig") or {}
             endpoint.pop("FailureReason", None)
             endpoint["EndpointStatus"] = "Updating"
             endpoint["PendingDeploymentSummary"] = {
@@ -74,8 +84,27 @@ class Endpoints(Resources):
                 "StartTime": time.time(),
                 "ProductionVariants": _summaries(plan, "Creating"),
             }
-        deployment = request.get("DeploymentConfig", {})
-        self._in_background(name, lambda: self._update(name, config, plan, deployment))
+        asynchronous = self._asynchronous(config, region)
+        self._in_background(name, lambda: self._update(name, config, plan, deployment, asynchronous))
+        return {"EndpointArn": arn(self.kind, name, region)}
+
+    def update_weights(self, request: Document, region: str) -> Document:
+        """UpdateEndpointWeightsAndCapacities: weights count from now on, instances come and go. Raises ApiError."""
+        name = request["EndpointName"]
+        self.get(name, region)
+        with self.store.change(self.kind, name) as endpoint:
+            self._refuse_unless_in_service(endpoint)
+            old = endpoint["Plan"]
+            plan = _with_capacities(endpoint, request["DesiredWeightsAndCapacities"])
+            endpoint.pop("FailureReason", None)
+            endpoint["Plan"] = plan
+            endpoint["EndpointStatus"] = "Updating"
+            for summary, variant in zip(endpoint["ProductionVariants"], plan, strict=True):
+                summary["CurrentWeight"] = summary["DesiredWeight"] = variant["InitialVariantWeight"]
+                summary["DesiredInstanceCount"] = variant["InitialInstanceCount"]
+        weights = {variant["VariantName"]: variant["InitialVariantWeight"] for variant in plan}
+        self._router.switch(name, self._router.fleet(name).with_weights(weights))
+        self._in_background(name, lambda: self._scale(name, old, plan))
         return {"EndpointArn": arn(self.kind, name, region)}
 
     def delete_endpoint(self, request: Document, region: str) -> Document:
@@ -118,6 +147,9 @@ class Endpoints(Resources):
             for variant in variants
         ]
 
+    def _asynchronous(self, config_name: str, region: str) -> Document | None:
+        return self._configs.get(config_name, region).get("AsyncInferenceConfig")
+
     def _in_background(self, name: str, work: Callable[[], None]) -> None:
         def run() -> None:
             try:
@@ -135,7 +167,7 @@ class Endpoints(Resources):
 
     def _create(self, name: str, plan: list[Document]) -> None:
         try:
-            fleet = self._start(name, plan)
+            fleet = self._start(name, plan, asynchronous=bool(self.get(name).get("AsyncInferenceConfig")))
         except (ServerError, TransferError) as error:
             if not self._cloud.closing.is_set():
                 log.warning("endpoint %s: Failed: %s", name, error)
@@ -145,9 +177,16 @@ class Endpoints(Resources):
         self.set(name, EndpointStatus="InService", ProductionVariants=_summaries(plan))
         log.info("endpoint %s: InService", name)
 
-    def _update(self, name: str, config: str, plan: list[Document], deployment: Document) -> None:
+    def _update(
+        self,
+        name: str,
+        config: str,
+        plan: list[Document],
+        deployment: Document,
+        asynchronous: Document | None,
+    ) -> None:
         try:
-            fleet = self._start(name, plan)
+            fleet = self._start(name, plan, asynchronous=bool(asynchronous))
         except (ServerError, TransferError) as error:
             if not self._cloud.closing.is_set():
                 log.warning("endpoint %s: the update to %s failed: %s", name, config, error)
@@ -164,64 +203,151 @@ class Endpoints(Resources):
             "EndpointConfigName": config,
             "Plan": plan,
             "ProductionVariants": _summaries(plan),
+            "AsyncInferenceConfig": asynchronous,
         }
         self.set(name, **changes, LastDeploymentConfig=deployment or None)
         if old:
-            self._end(old)
+            self._end(old.servers())
         self.set(name, EndpointStatus="InService", PendingDeploymentSummary=None)
         log.info("endpoint %s: InService on %s", name, config)
 
     def _delete(self, name: str) -> None:
         if fleet := self._router.switch(name, None):
-            self._end(fleet)
+            self._end(fleet.servers())
         shutil.rmtree(self._folder / name, ignore_errors=True)
         self.store.delete(self.kind, name)
         log.info("endpoint %s: deleted", name)
 
-    def _start(self, name: str, plan: list[Document]) -> Fleet:
+    def _scale(self, name: str, old: list[Document], plan: list[Document]) -> None:
+        """Bring an endpoint in service to the plan's instance counts; it keeps the old ones when that fails."""
+        fleet = self._router.fleet(name)
+        surplus: list[ModelServer] = []
+        started: list[ModelServer] = []
+        try:
+            for variant, serving in zip(plan, fleet.variants, strict=True):
+                wanted = _on_this_machine(variant)
+                more = self._start_servers(name, variant, wanted - len(serving.servers), started)
+                fleet = fleet.with_servers(serving.name, [*serving.servers[:wanted], *more])
+                surplus += serving.servers[wanted:]
+            self._wait_until_ready(started)
+        except (ServerError, TransferError) as error:
+            if not self._cloud.closing.is_set():
+                log.warning("endpoint %s: it keeps its instances: %s", name, error)
+                counts = {variant["VariantName"]: variant["InitialInstanceCount"] for variant in old}
+                kept = [
+                    {**variant, "InitialInstanceCount": counts[variant["VariantName"]]} for variant in plan
+                ]
+                changes: dict[str, Any] = {"Plan": kept, "ProductionVariants": _summaries(kept)}
+                self.set(name, EndpointStatus="InService", FailureReason=str(error), **changes)
+            return
+        self._router.switch(name, fleet)
+        self._end(surplus)
+        self.set(name, EndpointStatus="InService", ProductionVariants=_summaries(plan))
+
+    def _start(self, name: str, plan: list[Document], *, asynchronous: bool) -> Fleet:
         """A fleet whose servers all answer. Raises ServerError or TransferError, with everything ended again."""
-        region = self.get(name)["Region"]
         started: list[ModelServer] = []
         variants = []
+        for variant in plan:
+            servers = self._start_servers(name, variant, _on_this_machine(variant), started)
+            variants.append(Variant(variant["VariantName"], variant["InitialVariantWeight"], tuple(servers)))
+        self._wait_until_ready(started)
+        return Fleet(tuple(variants), asynchronous)
+
+    def _start_servers(
+        self, name: str, variant: Document, count: int, started: list[ModelServer]
+    ) -> list[ModelServer]:
+        """Start servers of a variant and add them to those started.
+
+        Raises ServerError or TransferError, with all that were started ended again.
+        """
+        region = self.get(name)["Region"]
+        servers = []
         try:
-            for variant in plan:
-                servers = self._start_variant(name, region, variant)
-                started += servers
-                variants.append(
-                    Variant(variant["VariantName"], variant["InitialVariantWeight"], tuple(servers))
-                )
+            for _ in range(count):
+                servers.append(self._start_server(name, region, variant))
+        except (ServerError, TransferError):
+            for server in [*started, *servers]:
+                server.close()
+            raise
+        started += servers
+        return servers
+
+    def _wait_until_ready(self, started: list[ModelServer]) -> None:
+        """Raises ServerError, with all of them ended, when one does not come up."""
+        try:
             for server in started:
                 server.wait_until_ready()
-        except (ServerError, TransferError):
+        except ServerError:
             for server in started:
                 server.close()
             raise
-        return Fleet(tuple(variants))
 
-    def _start_variant(self, name: str, region: str, variant: Document) -> list[ModelServer]:
-        servers = []
-        for _ in range(min(variant["InitialInstanceCount"], MOST_INSTANCES)):
-            instance = f"i-{uuid.uuid4().hex[:17]}"
-            where = Box(self._folder / name / instance)
-            unpack_model(self._cloud, variant["Container"], where)
-            plan = ServerPlan(
-                container=variant["Container"],
-                box=where,
-                region=region,
-                log_group=f"/aws/sagemaker/Endpoints/{name}",
-                log_stream=f"{variant['VariantName']}/{instance}",
-                start_limit_s=variant.get("ContainerStartupHealthCheckTimeoutInSeconds", 60),
-            )
-            servers.append(ModelServer(self._cloud, plan))
-        return servers
+    def _start_server(self, name: str, region: str, variant: Document) -> ModelServer:
+        instance = f"i-{uuid.uuid4().hex[:17]}"
+        where = Box(self._folder / name / instance)
+        unpack_model(self._cloud, variant["Container"], where)
+        plan = ServerPlan(
+            container=variant["Container"],
+            box=where,
+            region=region,
+            log_group=f"/aws/sagemaker/Endpoints/{name}",
+            log_stream=f"{variant['VariantName']}/{instance}",
+            start_limit_s=variant.get("ContainerStartupHealthCheckTimeoutInSeconds", 60),
+        )
+        return ModelServer(self._cloud, plan)
 
-    def _end(self, fleet: Fleet) -> None:
+    def _end(self, servers: list[ModelServer]) -> None:
         """Let requests in flight finish, then end the servers."""
         limit = time.monotonic() + DRAIN_LIMIT_S
-        while any(server.in_flight for server in fleet.servers()) and time.monotonic() < limit:
+        while any(server.in_flight for server in servers) and time.monotonic() < limit:
             time.sleep(0.02)
-        for server in fleet.servers():
+        for server in servers:
             server.close()
+
+
+def _on_this_machine(variant: Document) -> int:
+    """How many servers a variant has here."""
+    return min(int(variant["InitialInstanceCount"]), MOST_INSTANCES)
+
+
+def _retain(plan: list[Document], old: list[Document], excluded: list[Document]) -> None:
+    """Give a new plan's variants the counts and weights that variants of the same names have now."""
+    kept = {"DesiredInstanceCount": "InitialInstanceCount", "DesiredWeight": "InitialVariantWeight"}
+    for item in excluded:
+        kept.pop(item["VariantPropertyType"], None)
+    before = {variant["VariantName"]: variant for variant in old}
+    for variant in plan:
+        if now := before.get(variant["VariantName"]):
+            variant |= {member: now[member] for member in kept.values()}
+
+
+def _with_capacities(endpoint: Document, desired: list[Document]) -> list[Document]:
+    """An endpoint's plan with other weights and instance counts. Raises ApiError."""
+    plan = {variant["VariantName"]: dict(variant) for variant in endpoint["Plan"]}
+    names = [change["VariantName"] for change in desired]
+    if missing := [name for name in names if name not in plan]:
+        raise invalid(
+            f'The variant name(s) "{", ".join(missing)}" is/are not present within endpoint configuration '
+            f'"{endpoint["EndpointConfigName"]}".'
+        )
+    if len(set(names)) < len(names):
+        raise invalid("DesiredWeightsAndCapacities names a variant twice")
+    for change in desired:
+        if "ServerlessUpdateConfig" in change:
+            raise invalid(
+                "local_sagemaker does not do serverless inference; leave out ServerlessUpdateConfig"
+            )
+        variant = plan[change["VariantName"]]
+        if (count := change.get("DesiredInstanceCount")) is not None:
+            if not count and not endpoint.get("AsyncInferenceConfig"):
+                raise invalid(
+                    f"The variant {change['VariantName']} needs an instance: it is not asynchronous"
+                )
+            check_instances(variant.get("InstanceType", "local"), count, "endpoint usage")
+            variant["InitialInstanceCount"] = count
+        variant["InitialVariantWeight"] = change.get("DesiredWeight", variant["InitialVariantWeight"])
+    return list(plan.values())
 
 
 def _summaries(plan: list[Document], status: str | None = None) -> list[Document]:

@@ -1,6 +1,6 @@
 """Models and endpoint configurations: documents that endpoints and transform jobs carry out."""
 
-from local_sagemaker.checks import check_model_data, check_role
+from local_sagemaker.checks import check_bucket, check_instances, check_model_data, check_role
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.jobs import refuse
 from local_sagemaker.protocol import Document, invalid
@@ -18,7 +18,7 @@ MODEL_UNSUPPORTED = {
     "Container.InferenceSpecificationName": "additional inference specifications",
 }
 CONFIG_UNSUPPORTED = {
-    "AsyncInferenceConfig": "asynchronous inference",
+    "AsyncInferenceConfig.OutputConfig.NotificationConfig": "notifications",
     "DataCaptureConfig.EnableCapture": "data capture",
     "ShadowProductionVariants": "shadow variants",
     "ExplainerConfig": "online explanations",
@@ -70,6 +70,7 @@ class EndpointConfigs(Resources):
 
     def __init__(self, cloud: Cloud, models: Models) -> None:
         super().__init__(cloud.store, "EndpointConfig")
+        self._cloud = cloud
         self._models = models
 
     def create_config(self, request: Document, region: str) -> Document:
@@ -82,5 +83,12 @@ class EndpointConfigs(Resources):
             self._models.get(variant["ModelName"], region)
             if "InitialInstanceCount" not in variant:
                 raise invalid(f"The variant {variant['VariantName']} has no InitialInstanceCount")
+            instance_type = variant.get("InstanceType", "local")
+            check_instances(instance_type, variant["InitialInstanceCount"], "endpoint usage")
             variant.setdefault("InitialVariantWeight", 1.0)
+        output = request.get("AsyncInferenceConfig", {}).get("OutputConfig", {})
+        if "AsyncInferenceConfig" in request and "S3OutputPath" not in output:
+            raise invalid("AsyncInferenceConfig.OutputConfig.S3OutputPath is required")
+        for member in output.keys() & {"S3OutputPath", "S3FailurePath"}:
+            check_bucket(self._cloud, output[member])
         return {"EndpointConfigArn": self.create(request["EndpointConfigName"], region, request)}

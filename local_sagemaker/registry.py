@@ -1,5 +1,6 @@
 """The model registry: model package groups and the versions in them."""
 
+import json
 import time
 from typing import Any
 
@@ -34,7 +35,7 @@ class Registry(Resources):
         }
 
     def describe_group(self, request: Document, region: str) -> Document:
-        return self.groups.get(plain_name(request["ModelPackageGroupName"]), region)
+        return self._group(request, region)
 
     def delete_group(self, request: Document, region: str) -> Document:
         name = plain_name(request["ModelPackageGroupName"])
@@ -43,6 +44,37 @@ class Registry(Resources):
                 "ConflictException", f"Model Package Group {name} cannot be deleted: it has versions"
             )
         return self.groups.delete({"ModelPackageGroupName": name}, region)
+
+    def put_policy(self, request: Document, region: str) -> Document:
+        """PutModelPackageGroupPolicy: kept; nobody but this machine asks. Raises ApiError."""
+        group = self._group(request, region)
+        try:
+            policy = json.loads(request["ResourcePolicy"])
+        except (ValueError, RecursionError) as error:
+            raise invalid(f"ResourcePolicy is not JSON: {error}") from error
+        if not isinstance(policy, dict) or "Statement" not in policy:
+            raise invalid("ResourcePolicy is not a policy document: it has no Statement")
+        self.groups.set(group["ModelPackageGroupName"], ResourcePolicy=request["ResourcePolicy"])
+        return {"ModelPackageGroupArn": group["ModelPackageGroupArn"]}
+
+    def get_policy(self, request: Document, region: str) -> Document:
+        """GetModelPackageGroupPolicy. Raises ApiError."""
+        return {"ResourcePolicy": self._policy(request, region)}
+
+    def delete_policy(self, request: Document, region: str) -> Document:
+        """DeleteModelPackageGroupPolicy. Raises ApiError."""
+        self._policy(request, region)
+        self.groups.set(plain_name(request["ModelPackageGroupName"]), ResourcePolicy=None)
+        return {}
+
+    def _policy(self, request: Document, region: str) -> str:
+        group = self._group(request, region)
+        if not group.get("ResourcePolicy"):
+            raise invalid(f"Cannot find resource policy for: {group['ModelPackageGroupArn']}")
+        return str(group["ResourcePolicy"])
+
+    def _group(self, request: Document, region: str) -> Document:
+        return self.groups.get(plain_name(request["ModelPackageGroupName"]), region)
 
     def create_package(self, request: Document, region: str) -> Document:
         """CreateModelPackage: a new version of a group, or a package of its own name. Raises ApiError."""
@@ -84,6 +116,17 @@ class Registry(Resources):
 
     def describe(self, request: Document, region: str) -> Document:
         return self.package(request["ModelPackageName"])
+
+    def describe_batch(self, request: Document, region: str) -> Document:
+        """BatchDescribeModelPackage: what is there, and an error for each that is not."""
+        answer: Document = {"ModelPackageSummaries": {}, "BatchDescribeModelPackageErrorMap": {}}
+        for identifier in request["ModelPackageArnList"]:
+            try:
+                answer["ModelPackageSummaries"][identifier] = self.package(identifier)
+            except ApiError as error:
+                failed = {"ErrorCode": error.code, "ErrorResponse": error.message}
+                answer["BatchDescribeModelPackageErrorMap"][identifier] = failed
+        return answer
 
     def delete(self, request: Document, region: str) -> Document:
         return super().delete(

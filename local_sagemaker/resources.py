@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from local_sagemaker.protocol import ACCOUNT, ApiError, Document, invalid
+from local_sagemaker.protocol import ACCOUNT, ApiError, Document, in_use, invalid, not_found
 from local_sagemaker.store import ExistsError, Store
 
 # The sentence for a name that is not there; the Airflow provider needs ValidationException.
@@ -56,6 +56,11 @@ TAKEN = {
 # As the API reference has them; where it says nothing, by creation time.
 SORT_BY_NAME = {"HyperParameterTuningJob"}
 NEWEST_FIRST = {"TransformJob", "Model", "EndpointConfig", "Endpoint"}
+# Their lists begin with what was created at CreationTimeAfter, other lists after it.
+FROM_THE_MOMENT = {"Model", "EndpointConfig", "Endpoint"}
+PAGE = 10
+"""What a list without MaxResults has, on AWS too."""
+IN_PROGRESS = {"InProgress", "Stopping"}
 
 
 def arn(kind: str, name: str, region: str) -> str:
@@ -82,14 +87,19 @@ class Resources:
     def create(self, name: str, region: str, document: Document) -> str:
         """Store a new resource and return its ARN. Raises ApiError when the name is taken."""
         identifier = arn(self.kind, name, region)
+        if self.store.find(identifier):
+            raise self._taken(identifier)
         now = time.time()
         document = {**document, self.arn_key: identifier, "CreationTime": now, "LastModifiedTime": now}
         try:
             self.store.create(self.kind, name, identifier, document)
         except ExistsError as error:
-            code, message = TAKEN[self.kind]
-            raise ApiError(code, message.format(arn=identifier)) from error
+            raise self._taken(identifier) from error
         return identifier
+
+    def _taken(self, identifier: str) -> ApiError:
+        code, message = TAKEN[self.kind]
+        return ApiError(code, message.format(arn=identifier))
 
     def get(self, name: str, region: str = "us-east-1") -> Document:
         """The document. Raises ApiError with AWS's sentence when there is none."""
@@ -104,6 +114,25 @@ class Resources:
     def delete(self, request: Document, region: str) -> Document:
         self.get(request[self.name_key], region)
         self.store.delete(self.kind, request[self.name_key])
+        return {}
+
+    def delete_ended(self, request: Document, region: str) -> Document:
+        """DeleteXJob, of jobs that have ended. Raises ApiError, with a code that the operation declares."""
+        name = request[self.name_key]
+        # DeleteHyperParameterTuningJob declares none.
+        declares = self.kind != "HyperParameterTuningJob"
+        try:
+            # In one transaction, so that none begins or ends in between.
+            with self.store.change(self.kind, name) as job:
+                if (status := job[self.status_key]) in IN_PROGRESS:
+                    sentence = (
+                        f"The {self.kind} {name} is in status {status}; it can be deleted when it has ended."
+                    )
+                    raise (in_use if declares else invalid)(sentence)
+                self.store.delete(self.kind, name)
+        except KeyError as error:
+            sentence = MISSING[self.kind].format(name=name, arn=arn(self.kind, name, region))
+            raise (not_found if declares else invalid)(sentence) from error
         return {}
 
     def set(self, name: str, **changes: Any) -> None:
@@ -128,36 +157,56 @@ class Resources:
         if order == "Descending":
             kept.reverse()
         kept.sort(key=lambda document: document[keys.get(sort_by, sort_by)], reverse=order == "Descending")
-        return paged(request, output, kept)
+        answer = paged(request, output, kept)
+        if self.kind == "TrainingJob":
+            answer[output] = [document for document in answer[output] if self._has_status(request, document)]
+        return answer
+
+    def _has_status(self, request: Document, document: Document) -> bool:
+        status = request.get("StatusEquals")
+        return status is None or document[self.status_key] == status
 
     def _matches(self, request: Document, document: Document) -> bool:
         def within(member: str) -> bool:
             moment = document.get(member, 0.0)
             after, before = request.get(f"{member}After"), request.get(f"{member}Before")
-            return (after is None or moment > after) and (before is None or moment < before)
+            if after is not None and moment <= after:
+                return moment == after and self.kind in FROM_THE_MOMENT
+            return before is None or moment < before
 
-        status = request.get("StatusEquals")
+        def equal(member: str, value: Any) -> bool:
+            return request.get(member) in {None, value}
+
         return (
             request.get("NameContains", "").lower() in document[self.name_key].lower()
-            and (status is None or document[self.status_key] == status)
+            # ListTrainingJobs takes MaxResults jobs first, and then those of them that have the status.
+            and (self.kind == "TrainingJob" or self._has_status(request, document))
             and within("CreationTime")
             and within("LastModifiedTime")
+            and equal("WarmPoolStatusEquals", document.get("WarmPoolStatus", {}).get("Status"))
+            and equal("TrainingPlanArnEquals", document.get("TrainingPlanArn"))
+            and equal("CrossAccountFilterOption", "SameAccount")
         )
 
 
-def paged(request: Document, output: str, documents: list[Document]) -> Document:
-    """Cut a list by MaxResults and NextToken."""
-    start = 0
-    if token := request.get("NextToken"):
-        try:
-            start = int(json.loads(base64.b64decode(token, validate=True))["start"])
-        except (binascii.Error, ValueError, KeyError, TypeError) as error:
-            raise invalid("The token provided in NextToken is not valid") from error
-    end = start + request.get("MaxResults", 100)
+def paged(request: Document, output: str, documents: list[Document], page: int = PAGE) -> Document:
+    """Cut a list by MaxResults and NextToken. Raises ApiError for a token that is not one of this list."""
+    start = _start(request["NextToken"], output) if request.get("NextToken") else 0
+    end = start + request.get("MaxResults", page)
     answer: Document = {output: documents[start:end]}
     if end < len(documents):
-        answer["NextToken"] = base64.b64encode(json.dumps({"start": end}).encode()).decode()
+        answer["NextToken"] = base64.b64encode(json.dumps([output, end]).encode()).decode()
     return answer
+
+
+def _start(token: str, output: str) -> int:
+    try:
+        match json.loads(base64.b64decode(token, validate=True)):
+            case [str(of), int(start)] if of == output and start >= 0:
+                return start
+    except (binascii.Error, ValueError, RecursionError) as error:
+        raise invalid("The token provided in NextToken is not valid") from error
+    raise invalid("The token provided in NextToken is not of this list")
 
 
 class Tags:
@@ -175,7 +224,7 @@ class Tags:
 
     def list(self, request: Document, region: str) -> Document:
         document = self._store.get(*self._find(request)) or {}
-        return paged(request, "Tags", document.get("Tags", []))
+        return paged(request, "Tags", document.get("Tags", []), page=50)
 
     def delete(self, request: Document, region: str) -> Document:
         with self._store.change(*self._find(request)) as document:

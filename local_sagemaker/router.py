@@ -3,9 +3,9 @@
 import logging
 import random
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 from starlette.requests import Request
@@ -44,9 +44,25 @@ class Fleet:
     """What serves an endpoint at a time. An update makes a new one and switches."""
 
     variants: tuple[Variant, ...]
+    asynchronous: bool = False
 
     def servers(self) -> list[ModelServer]:
         return [server for variant in self.variants for server in variant.servers]
+
+    def with_weights(self, weights: Mapping[str, float]) -> "Fleet":
+        """The same servers under other weights, for the variants named."""
+        variants = tuple(
+            replace(variant, weight=weights.get(variant.name, variant.weight)) for variant in self.variants
+        )
+        return replace(self, variants=variants)
+
+    def with_servers(self, name: str, servers: Iterable[ModelServer]) -> "Fleet":
+        """The same variants, one of them with other servers."""
+        variants = tuple(
+            replace(variant, servers=tuple(servers)) if variant.name == name else variant
+            for variant in self.variants
+        )
+        return replace(self, variants=variants)
 
     def choose(self, target: str | None) -> Variant:
         """The target variant, or one by weight. Raises ApiError."""
@@ -83,15 +99,23 @@ class Router:
                 self._fleets[endpoint] = fleet
             return old
 
+    def fleet(self, endpoint: str) -> Fleet:
+        """What serves an endpoint. Raises ApiError."""
+        fleet = self._fleets.get(endpoint)
+        if not fleet:
+            raise ApiError("ValidationError", f"Endpoint {endpoint} of account {ACCOUNT} not found.")
+        return fleet
+
     @contextmanager
-    def _server(
-        self, endpoint: str, target: str | None
+    def server(
+        self, endpoint: str, target: str | None = None
     ) -> Generator[tuple[Variant, ModelServer], None, None]:
-        """The least busy server of a variant, counted as busy in the same moment in which it is chosen."""
+        """The least busy server of a variant, counted as busy in the same moment in which it is chosen.
+
+        Raises ApiError: ValidationError, and ServiceUnavailable while none is up.
+        """
         with self._lock:
-            fleet = self._fleets.get(endpoint)
-            if not fleet:
-                raise ApiError("ValidationError", f"Endpoint {endpoint} of account {ACCOUNT} not found.")
+            fleet = self.fleet(endpoint)
             variant = fleet.choose(target)
             ready = [server for server in variant.servers if server.ready.is_set()]
             if not ready:
@@ -113,10 +137,15 @@ class Router:
             for member in REFUSED:
                 if member in members:
                     raise ApiError("ValidationError", f"local_sagemaker does not do {member}; leave it out")
+            if self.fleet(endpoint).asynchronous:
+                sentence = (
+                    f"Endpoint {endpoint} of account {ACCOUNT} is asynchronous; use InvokeEndpointAsync."
+                )
+                raise ApiError("ValidationError", sentence)
             body = await body_of(request, BODY_LIMIT, "ValidationError")
             target = members.get("TargetVariant")
             while True:
-                with self._server(endpoint, target) as (variant, server):
+                with self.server(endpoint, target) as (variant, server):
                     try:
                         return await self._forward(request, body, endpoint, variant, server)
                     except httpx.ConnectError:
@@ -149,15 +178,19 @@ class Router:
 
 
 def _model_error(request: Request, endpoint: str, server: ModelServer, status: int, text: str) -> Response:
-    kind = "client" if 400 <= status < 500 else "server"
     group = f"/aws/sagemaker/Endpoints/{endpoint}"
-    message = (
-        f'Received {kind} error ({status}) from primary with message "{text[:1024]}". '
-        f"See log group {group} in account {ACCOUNT} for more information."
-    )
     members = {
         "OriginalStatusCode": status,
         "OriginalMessage": text[:4096],
         "LogStreamArn": f"arn:aws:logs:{region_of(request)}:{ACCOUNT}:log-group:{group}:log-stream:{server.log_stream}",
     }
-    return error_response(ApiError("ModelError", message, 424), members)
+    return error_response(ApiError("ModelError", model_failure(endpoint, status, text), 424), members)
+
+
+def model_failure(endpoint: str, status: int, text: str) -> str:
+    """AWS's sentence for an error that the model answered, or for its silence (status 0)."""
+    kind = "client" if 400 <= status < 500 else "server"
+    return (
+        f'Received {kind} error ({status}) from primary with message "{text[:1024]}". '
+        f"See log group /aws/sagemaker/Endpoints/{endpoint} in account {ACCOUNT} for more information."
+    )

@@ -44,7 +44,10 @@ class Store:
         if version == 0:
             self._db.executescript(f"begin; {SCHEMA} pragma user_version = {SCHEMA_VERSION}; commit;")
         elif version != SCHEMA_VERSION:
-            raise RuntimeError(f"{path} has schema version {version}, this service writes {SCHEMA_VERSION}")
+            raise RuntimeError(
+                f"{path} was written by another version of local_sagemaker (schema {version}, this one has "
+                f"{SCHEMA_VERSION}); start that version, or give --state another directory"
+            )
 
     def close(self) -> None:
         with self._lock:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.local_sagemaker.cloud_client import BUCKET, PLAIN, ROLE, SERVING, Cloud, unique, wait
+from tests.local_sagemaker.cloud_client import BUCKET, PLAIN, ROLE, SERVING, Cloud, archive, unique, wait
 
 
 def test_create_and_invoke(cloud: Cloud) -> None:
@@ -260,3 +260,123 @@ def test_registry(cloud: Cloud) -> None:
     for package in packages:
         cloud.sagemaker.delete_model_package(ModelPackageName=package)
     cloud.sagemaker.delete_model_package_group(ModelPackageGroupName=group)
+
+
+def test_weights_and_capacities(cloud: Cloud) -> None:
+    endpoint = cloud.endpoint(cloud.model("one"), cloud.model("two"))
+    assert cloud.invoke(endpoint).startswith("one")
+
+    def update(**changes: Any) -> None:
+        cloud.sagemaker.update_endpoint_weights_and_capacities(
+            EndpointName=endpoint,
+            DesiredWeightsAndCapacities=[
+                {"VariantName": "v1", "DesiredWeight": 0.0},
+                {"VariantName": "v2", **changes},
+            ],
+        )
+
+    update(DesiredWeight=3.0, DesiredInstanceCount=2)
+    # The weights count at once, the instances when they are there.
+    assert cloud.invoke(endpoint).startswith("two")
+    during = cloud.sagemaker.describe_endpoint(EndpointName=endpoint)
+    assert during["EndpointStatus"] == "Updating"
+    assert [variant["CurrentWeight"] for variant in during["ProductionVariants"]] == [0.0, 3.0]
+    assert [variant["DesiredInstanceCount"] for variant in during["ProductionVariants"]] == [1, 2]
+    assert during["ProductionVariants"][1]["CurrentInstanceCount"] == 1
+    after = cloud.endpoint_end(endpoint)
+    assert after["EndpointStatus"] == "InService"
+    assert [variant["CurrentInstanceCount"] for variant in after["ProductionVariants"]] == [1, 2]
+    update(DesiredInstanceCount=1)
+    after = cloud.endpoint_end(endpoint)
+    assert [variant["CurrentInstanceCount"] for variant in after["ProductionVariants"]] == [1, 1]
+    assert [variant["CurrentWeight"] for variant in after["ProductionVariants"]] == [0.0, 3.0]
+    assert cloud.invoke(endpoint).startswith("two")
+    # An update may keep both.
+    config = cloud.config(cloud.model("three"), cloud.model("four"))
+    cloud.sagemaker.update_endpoint(
+        EndpointName=endpoint,
+        EndpointConfigName=config,
+        RetainAllVariantProperties=True,
+        ExcludeRetainedVariantProperties=[{"VariantPropertyType": "DesiredInstanceCount"}],
+    )
+    assert [v["CurrentWeight"] for v in cloud.endpoint_end(endpoint)["ProductionVariants"]] == [0.0, 3.0]
+    assert cloud.invoke(endpoint).startswith("four")
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ([{"VariantName": "v9"}], "ValidationException", 'variant name.s. "v9" is/are not present'),
+        ([{"VariantName": "v1", "DesiredInstanceCount": 0}], "ValidationException", "needs an instance"),
+        ([{"VariantName": "v1", "DesiredInstanceCount": 9}], "ResourceLimitExceeded", "endpoint usage' is 8"),
+        ([{"VariantName": "v1"}] * 2, "ValidationException", "twice"),
+    ],
+)
+def test_weights_and_capacities_that_are_refused(cloud: Cloud, changes: Any, code: str, said: str) -> None:
+    endpoint = kept_endpoint(cloud)
+    before = cloud.sagemaker.describe_endpoint(EndpointName=endpoint)
+    with pytest.raises(ClientError, match=said) as refused:
+        cloud.sagemaker.update_endpoint_weights_and_capacities(
+            EndpointName=endpoint, DesiredWeightsAndCapacities=changes
+        )
+    assert refused.value.response["Error"]["Code"] == code
+    after = cloud.sagemaker.describe_endpoint(EndpointName=endpoint)
+    assert after["ProductionVariants"] == before["ProductionVariants"]
+
+
+def kept_endpoint(cloud: Cloud) -> str:
+    """An endpoint that several tests ask."""
+    if not _KEPT:
+        _KEPT.append(cloud.endpoint(cloud.model("kept")))
+    return _KEPT[0]
+
+
+_KEPT: list[str] = []
+
+
+def test_more_instances_that_do_not_start_leave_those_that_serve(cloud: Cloud) -> None:
+    model = cloud.model("once")
+    endpoint = cloud.endpoint(model)
+    # The model's data is replaced by what a server cannot load; those that run have it in memory.
+    cloud.put(f"models/{model}/model.tar.gz", archive({"answer.txt": "broken"}))
+    cloud.sagemaker.update_endpoint_weights_and_capacities(
+        EndpointName=endpoint, DesiredWeightsAndCapacities=[{"VariantName": "v1", "DesiredInstanceCount": 2}]
+    )
+    after = cloud.endpoint_end(endpoint)
+    assert after["EndpointStatus"] == "InService"
+    assert "ping health check" in after["FailureReason"]
+    assert after["ProductionVariants"][0]["DesiredInstanceCount"] == 1
+    assert cloud.invoke(endpoint).startswith("once")
+
+
+def test_the_policy_of_a_group(cloud: Cloud) -> None:
+    group = unique("group")
+    identifier = cloud.sagemaker.create_model_package_group(ModelPackageGroupName=group)[
+        "ModelPackageGroupArn"
+    ]
+    with pytest.raises(ClientError, match="Cannot find resource policy for"):
+        cloud.sagemaker.get_model_package_group_policy(ModelPackageGroupName=group)
+    policy = '{"Version": "2012-10-17", "Statement": []}'
+    answer = cloud.sagemaker.put_model_package_group_policy(
+        ModelPackageGroupName=group, ResourcePolicy=policy
+    )
+    assert answer["ModelPackageGroupArn"] == identifier
+    assert (
+        cloud.sagemaker.get_model_package_group_policy(ModelPackageGroupName=group)["ResourcePolicy"]
+        == policy
+    )
+    with pytest.raises(ClientError, match="is not JSON"):
+        cloud.sagemaker.put_model_package_group_policy(ModelPackageGroupName=group, ResourcePolicy="nothing")
+    cloud.sagemaker.delete_model_package_group_policy(ModelPackageGroupName=group)
+    with pytest.raises(ClientError, match="Cannot find resource policy for"):
+        cloud.sagemaker.delete_model_package_group_policy(ModelPackageGroupName=group)
+
+
+def test_packages_in_one_call(cloud: Cloud) -> None:
+    group = unique("group")
+    cloud.sagemaker.create_model_package_group(ModelPackageGroupName=group)
+    there = cloud.sagemaker.create_model_package(ModelPackageGroupName=group)["ModelPackageArn"]
+    missing = there.removesuffix("/1") + "/7"
+    answer = cloud.sagemaker.batch_describe_model_package(ModelPackageArnList=[there, missing])
+    assert answer["ModelPackageSummaries"][there]["ModelPackageVersion"] == 1
+    assert answer["BatchDescribeModelPackageErrorMap"][missing]["ErrorCode"] == "ValidationException"
