@@ -104,7 +104,7 @@ class Service:
         self.s3, self.iam = client("s3", self.aws_port), client("iam", self.aws_port)
 
     def start(self) -> "subprocess.Popen[bytes]":
-        command = [
+        command: list[str | Path] = [
             REPOSITORY / "var/venv/cloud/bin/python", "-m", "local_sagemaker", f"--state={self.state}",
             f"--port={self.port}", f"--aws-port={self.aws_port}", f"--images={self._images}", "--stop-grace=2",
             "--slots=3",
