@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -15,6 +16,7 @@ from starlette.routing import Route
 from local_sagemaker.async_invocations import AsyncInvocations
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.endpoints import Endpoints
+from local_sagemaker.find import Finder
 from local_sagemaker.jobs import Slots
 from local_sagemaker.models import EndpointConfigs, Models
 from local_sagemaker.processing import ProcessingJobs
@@ -57,6 +59,7 @@ class Service:
         self.endpoints = Endpoints(cloud, self.models, self.configs, self.router)
         self.transform = TransformJobs(cloud, slots, self.models)
         self.tags = Tags(cloud.store)
+        self.finder = Finder(self._sources())
         self.operations = self._operations()
         self.protocol = Protocol("sagemaker", self.operations, cloud.state / "model")
 
@@ -111,9 +114,22 @@ class Service:
             "ListModelPackages": self.registry.list_packages,
             "UpdateModelPackage": self.registry.update,
             "DeleteModelPackage": self.registry.delete,
+            "Search": lambda request, _: self.finder.search(request, self.protocol.shape("SearchRecord")),
             "AddTags": self.tags.add,
             "ListTags": self.tags.list,
             "DeleteTags": self.tags.delete,
+        }
+
+    def _sources(self) -> dict[str, Callable[[], list[Document]]]:
+        """What Search looks through."""
+        plain = ("TrainingJob", "Endpoint", "Model", "ModelPackage", "ModelPackageGroup")
+        store, tuning = self.cloud.store, self.tuning
+        return {
+            **{kind: partial(store.all, kind) for kind in plain},
+            tuning.kind: lambda: [
+                tuning.describe({tuning.name_key: job[tuning.name_key]}, job["Region"])
+                for job in store.all(tuning.kind)
+            ],
         }
 
     def recover(self) -> None:
