@@ -29,6 +29,7 @@ from typing import Any
 
 import yaml
 
+from local_sagemaker import docker
 from local_sagemaker.metrics import metric_pattern
 from local_sagemaker.protocol import ApiError, Document, invalid
 
@@ -61,9 +62,11 @@ class Images:
         self._rows = [row for path in self._files for row in _read(path)]
 
     def find(self, uri: str) -> Image:
-        """The row for an image URI. Raises ApiError when no row matches or its interpreter is missing."""
+        """The row for an image URI. Raises ApiError when no row matches, or when it cannot run here."""
         for row in self._rows:
             if re.fullmatch(row.pattern, uri):
+                if row.docker and (reason := docker.unavailable()):
+                    raise invalid(f"The image {uri} runs in Docker, and {reason}")
                 if not row.docker and not row.python.exists():
                     raise invalid(
                         f"The image {uri} runs {row.python}, which does not exist; install it or change images.yaml"

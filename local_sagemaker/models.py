@@ -54,7 +54,8 @@ class Models(Resources):
         refuse({**request, "Container": container}, MODEL_UNSUPPORTED)
         if "Image" not in container:
             raise invalid("The container has no Image")
-        if not self._cloud.images.find(container["Image"]).serve:
+        image = self._cloud.images.find(container["Image"])
+        if not image.serve and not image.docker:
             raise invalid(f"The image {container['Image']} has no `serve` command in images.yaml")
         if "ExecutionRoleArn" in request:
             check_role(self._cloud, request["ExecutionRoleArn"])

@@ -1,19 +1,21 @@
 """Model servers: the process behind an endpoint's instance or a transform job."""
 
 import contextlib
+import dataclasses
 import http.client
 import logging
+import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
+from local_sagemaker import docker, namespace
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.logs import Shipper
-from local_sagemaker.processes import signal_group
-from local_sagemaker.protocol import Document
+from local_sagemaker.processes import MARK, signal_group
+from local_sagemaker.protocol import ApiError, Document
 from local_sagemaker.runner import Box, environment, log_end
 from local_sagemaker.s3 import unpack
 from local_sagemaker.warm import ColdProcess
@@ -66,7 +68,8 @@ class ModelServer:
         self.log_stream = plan.log_stream
         self._cloud = cloud
         self._plan = plan
-        self._process: ColdProcess | None = None
+        self._mark = f"{cloud.settings.mark}/{plan.box.root}/"
+        self._in_docker = False
         self._closing = threading.Event()
         self._first_end = threading.Event()
         self._shipper = Shipper(cloud.logs, plan.box.log, plan.log_group, plan.log_stream)
@@ -103,8 +106,10 @@ class ModelServer:
             started = time.monotonic()
             try:
                 status = self._run_once()
-            except OSError as error:
+            except (OSError, ApiError) as error:
                 log.warning("%s cannot be started: %s", self._plan.log_stream, error)
+                with self._plan.box.log.open("a") as file:
+                    print(error, file=file)
                 status = -1
             self.ready.clear()
             self._first_end.set()
@@ -138,21 +143,35 @@ class ModelServer:
         finally:
             signal_group(process.pid, signal.SIGKILL)
             process.wait(STOP_LIMIT_S)
+            if self._in_docker:
+                docker.remove(self._mark)
             self._shipper.ship(final=True)
 
     def _start(self) -> ColdProcess:
+        """Raises OSError when there is nothing to start, or it cannot be started."""
         plan, container = self._plan, self._plan.container
         image = self._cloud.images.find(container["Image"])
-        variables: Mapping[str, str] = {
-            **environment(self._cloud, image, plan.box.tmp, plan.region),
-            "SM_MODEL_DIR": str(plan.box.ml / "model"),
-            "SAGEMAKER_BASE_DIR": str(plan.box.ml),
-            "SAGEMAKER_BIND_TO_PORT": str(self.port),
-            "SAGEMAKER_BIND_HOST": "127.0.0.1",
-            **{key: plan.box.here(value) for key, value in container.get("Environment", {}).items()},
-            **dict(plan.extra),
+        self._in_docker = bool(image.docker)
+        mounted = self._in_docker or namespace.unavailable() is None
+        box = dataclasses.replace(plan.box, mounted=mounted)
+        variables = {
+            **environment(self._cloud, image, box.tmp, plan.region),
+            "SM_MODEL_DIR": str(box.base / "model"),
+            "SAGEMAKER_BASE_DIR": str(box.base),
         }
-        return ColdProcess(image.serve, variables, plan.box.ml, plan.box.log)
+        own = {key: box.here(value) for key, value in container.get("Environment", {}).items()} | dict(
+            plan.extra
+        )
+        if image.docker:
+            argv = docker.command(
+                str(image.docker), ["serve"], box.ml, variables | own, self._mark, port=self.port
+            )
+            return ColdProcess(argv, {**os.environ, MARK: self._mark}, box.root, box.log)
+        if not image.serve:
+            raise OSError(f"the image {container['Image']} has no `serve` command in images.yaml")
+        variables |= {"SAGEMAKER_BIND_TO_PORT": str(self.port), "SAGEMAKER_BIND_HOST": "127.0.0.1"}
+        seen: namespace.Container = {"ml": str(box.ml)} if mounted else {}
+        return ColdProcess(image.serve, variables | own, box.base, box.log, seen)
 
 
 def answers_ping(port: int) -> bool:
