@@ -95,13 +95,12 @@ def check_bucket(cloud: Cloud, uri: str) -> None:
 def check_instances(instance_type: str, count: int, usage: str) -> None:
     """Raises ApiError when a job asks for more than 8 instances.
 
-    `usage` is what AWS's quota says: "training job usage", "processing job usage", "transform job usage",
-    "endpoint usage".
+    `usage` is what AWS's quotas call it: "training job", "processing job", "transform job", "endpoint".
     """
     if count > MOST_INSTANCES:
         raise ApiError(
             "ResourceLimitExceeded",
-            f"The account-level service limit '{instance_type} for {usage}' is {MOST_INSTANCES} Instances, with "
+            f"The account-level service limit '{instance_type} for {usage} usage' is {MOST_INSTANCES} Instances, with "
             f"current utilization of 0 Instances and a request delta of {count} Instances. Please use AWS Service "
             "Quotas to request an increase for this quota. If AWS Service Quotas is not available, contact AWS "
             "support to request an increase for this quota.",

@@ -344,7 +344,7 @@ def _with_capacities(endpoint: Document, desired: list[Document]) -> list[Docume
                 raise invalid(
                     f"The variant {change['VariantName']} needs an instance: it is not asynchronous"
                 )
-            check_instances(variant.get("InstanceType", "local"), count, "endpoint usage")
+            check_instances(variant.get("InstanceType", "local"), count, "endpoint")
             variant["InitialInstanceCount"] = count
         variant["InitialVariantWeight"] = change.get("DesiredWeight", variant["InitialVariantWeight"])
     return list(plan.values())

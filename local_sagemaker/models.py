@@ -85,7 +85,7 @@ class EndpointConfigs(Resources):
             if "InitialInstanceCount" not in variant:
                 raise invalid(f"The variant {variant['VariantName']} has no InitialInstanceCount")
             instance_type = variant.get("InstanceType", "local")
-            check_instances(instance_type, variant["InitialInstanceCount"], "endpoint usage")
+            check_instances(instance_type, variant["InitialInstanceCount"], "endpoint")
             variant.setdefault("InitialVariantWeight", 1.0)
         output = request.get("AsyncInferenceConfig", {}).get("OutputConfig", {})
         if "AsyncInferenceConfig" in request and "S3OutputPath" not in output:

@@ -128,9 +128,9 @@ def test_an_output_bucket_exists(cloud: Cloud) -> None:
 
 
 def test_eight_instances_are_the_limit() -> None:
-    check_instances("ml.m5.large", 8, "training job usage")
+    check_instances("ml.m5.large", 8, "training job")
     with pytest.raises(ApiError) as refused:
-        check_instances("ml.p3.2xlarge", 9, "training job usage")
+        check_instances("ml.p3.2xlarge", 9, "training job")
     assert refused.value.code == "ResourceLimitExceeded"
     assert refused.value.message.startswith(
         "The account-level service limit 'ml.p3.2xlarge for training job usage' is 8 Instances, with current "
