@@ -35,6 +35,7 @@ class TuningJobs(Resources):
 
     def create_job(self, request: Document, region: str) -> Document:
         """CreateHyperParameterTuningJob. Raises ApiError."""
+        self._add_metrics(request)
         self._check(request)
         name = request[self.name_key]
         seed = request["HyperParameterTuningJobConfig"].get("RandomSeed", secrets.randbits(32))
@@ -92,6 +93,15 @@ class TuningJobs(Resources):
             if job[self.status_key] in {"InProgress", "Stopping"}:
                 log.info("tuning job %s: goes on", job[self.name_key])
                 self._start(job[self.name_key], stopping=job[self.status_key] == "Stopping")
+
+    def _add_metrics(self, request: Document) -> None:
+        """A built-in algorithm has metrics of its own."""
+        several = request.get("TrainingJobDefinitions", [])
+        for definition in several or filter(None, [request.get("TrainingJobDefinition")]):
+            algorithm = definition["AlgorithmSpecification"]
+            if "MetricDefinitions" not in algorithm and "TrainingImage" in algorithm:
+                image = self._cloud.images.find(algorithm["TrainingImage"])
+                algorithm["MetricDefinitions"] = [*image.metric_definitions]
 
     def _check(self, request: Document) -> None:
         definitions = check(request)
