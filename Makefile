@@ -11,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test up down cloud check bench chaos
+.PHONY: help demo test test-rooms test-end-to-end up down cloud check bench chaos
 
 # With it set, Airflow compiles its 20,000 modules anew in every process.
 unexport PYTHONDONTWRITEBYTECODE
@@ -49,11 +49,17 @@ check: $(ENVIRONMENTS)
 	$(ML) -m mypy ml_code
 	$(CLOUD) -m mypy local_sagemaker
 
+# Both at once: a run of the DAG mostly waits.
 test: check $(VENV)/toolkit/.installed
+	@$(MAKE) --no-print-directory --jobs 2 test-rooms test-end-to-end
+
+test-rooms:
 	$(CLOUD) -m pytest tests/local_sagemaker
 	$(ML) -m pytest tests/ml_code
 	$(AIRFLOW) -m pytest tests/plugins tests/dags tests/scripts
 	$(AIRFLOW) -m pytest tests/sdk
+
+test-end-to-end:
 	$(AIRFLOW) -m pytest tests/end_to_end
 
 bench: $(ENVIRONMENTS)
