@@ -25,6 +25,7 @@ from typing import IO, NoReturn
 import psutil
 import uvicorn
 
+from local_sagemaker import docker
 from local_sagemaker.app import Service, application
 from local_sagemaker.cloud import Cloud, Settings
 from local_sagemaker.images import Images
@@ -46,7 +47,7 @@ def main() -> None:
     if arguments.aws_port:
         _listen(arguments.aws_port, "--aws-port").close()
     _log_to(state / "log" / "service.log")
-    if count := sweep(f"{state}#"):
+    if count := sweep(f"{state}#") + docker.remove(f"{state}#"):
         log.warning("ended %d processes that a previous run left behind", count)
     mark = new_mark(state)
     keeper = Keeper(mark)
@@ -72,6 +73,7 @@ def main() -> None:
     finally:
         ministack.close()
         sweep(mark)
+        docker.remove(mark)
         keeper.close()
         lock.close()
         log.info("ended")

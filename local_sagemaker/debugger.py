@@ -53,7 +53,8 @@ def check_debugger(cloud: Cloud, request: Document) -> None:
         if len(set(names)) < len(names):
             raise invalid(f"{kind} has two rules of one name")
         for rule in request.get(kind, []):
-            if not cloud.images.find(rule["RuleEvaluatorImage"]).process:
+            image = cloud.images.find(rule["RuleEvaluatorImage"])
+            if not image.process or image.docker:
                 raise invalid(
                     f"The image {rule['RuleEvaluatorImage']} of rule {rule['RuleConfigurationName']} has no "
                     "`process` command in images.yaml"

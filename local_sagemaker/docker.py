@@ -18,7 +18,7 @@ from local_sagemaker.processes import MARK
 ANSWER_LIMIT_S = 60.0
 SERVER_PORT = 8080
 # Those describe the machine that a process runs on.
-ITS_OWN = {"PATH", "HOME", "TMPDIR", MARK}
+ITS_OWN = {"PATH", "HOME", "TMPDIR", "LANG", MARK}
 
 
 def unavailable() -> str | None:

@@ -13,8 +13,9 @@ import jmespath  # type: ignore[import-untyped]
 
 from local_sagemaker import namespace
 from local_sagemaker.cloud import ClosedError, Cloud
+from local_sagemaker.images import Image
 from local_sagemaker.logs import Shipper
-from local_sagemaker.protocol import Document, invalid
+from local_sagemaker.protocol import ApiError, Document, invalid
 from local_sagemaker.resources import Resources
 from local_sagemaker.runner import Box, Run, box, host_names
 from local_sagemaker.s3 import TransferError
@@ -98,6 +99,10 @@ class Jobs(Resources, ABC):
         """InstanceCount, InstanceType and VolumeSizeInGB."""
         return {"InstanceCount": 1}
 
+    def image_of(self, job: Document) -> Image | None:
+        """What its hosts start; None where that is not the runner's."""
+        return None
+
     def is_isolated(self, job: Document) -> bool:
         return bool(job.get("EnableNetworkIsolation"))
 
@@ -161,13 +166,17 @@ class Jobs(Resources, ABC):
                 return
             control.started = True
         job = self.get(name)
-        boxes = self._boxes(job)
+        boxes: list[Box] = []
         try:
+            boxes += self._boxes(job)
             changes = self.execute(job, self._run_of(job, boxes, control))
         except ClosedError:
             return
         except TransferError as error:
             changes = self.ended("Failed", str(error))
+        except ApiError as error:
+            # An image whose row, interpreter or engine has gone since the job was created.
+            changes = self.ended("Failed", f"ClientError: {error.message}")
         except Exception as error:
             if self.cloud.closing.is_set():
                 return
@@ -213,8 +222,9 @@ class Jobs(Resources, ABC):
         self._controls.pop(name).ended.set()
 
     def _boxes(self, job: Document) -> list[Box]:
-        hosts = host_names(self.resources_of(job)["InstanceCount"])
-        return [box(self.cloud, self.kind, job[self.name_key], host) for host in hosts]
+        hosts, image = host_names(self.resources_of(job)["InstanceCount"]), self.image_of(job)
+        boxes = [box(self.cloud, self.kind, job[self.name_key], host) for host in hosts]
+        return [replace(item, mounted=True) for item in boxes] if image and image.docker else boxes
 
     def _run_of(self, job: Document, boxes: list[Box], control: _Control) -> Run:
         """A run with empty boxes."""

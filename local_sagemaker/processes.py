@@ -103,7 +103,10 @@ def _keep(mark: str) -> None:
         pass
     # A moment for a service that ends in order and ends its own.
     time.sleep(0.2)
-    if count := sweep(mark):
+    # Not at the top: docker.py has its mark from here.
+    from local_sagemaker import docker
+
+    if count := sweep(mark) + docker.remove(mark):
         print(f"local_sagemaker: ended {count} processes that the service left behind", file=sys.stderr)
 
 

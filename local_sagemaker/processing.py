@@ -6,6 +6,7 @@ from pathlib import Path
 
 from local_sagemaker.checks import check_bucket, check_instances, check_role
 from local_sagemaker.cloud import Cloud
+from local_sagemaker.images import Image
 from local_sagemaker.jobs import Jobs, Slots, refuse, refuse_several_hosts
 from local_sagemaker.protocol import Document, invalid
 from local_sagemaker.runner import (
@@ -47,9 +48,8 @@ class ProcessingJobs(Jobs):
         cluster = self.resources_of(request)
         check_instances(cluster["InstanceType"], cluster["InstanceCount"], "processing job")
         refuse_several_hosts(cluster["InstanceCount"])
-        specification = request["AppSpecification"]
-        image = self.cloud.images.find(specification["ImageUri"])
-        if not (specification.get("ContainerEntrypoint") or image.process):
+        image = self.image_of(request)
+        if not (request["AppSpecification"].get("ContainerEntrypoint") or image.process or image.docker):
             raise invalid(
                 "AppSpecification.ContainerEntrypoint is required: the image has no `process` command in images.yaml"
             )
@@ -68,6 +68,9 @@ class ProcessingJobs(Jobs):
         cluster: Document = job["ProcessingResources"]["ClusterConfig"]
         return cluster
 
+    def image_of(self, job: Document) -> Image:
+        return self.cloud.images.find(job["AppSpecification"]["ImageUri"])
+
     def is_isolated(self, job: Document) -> bool:
         return bool(job.get("NetworkConfig", {}).get("EnableNetworkIsolation"))
 
@@ -82,10 +85,8 @@ class ProcessingJobs(Jobs):
         for mode, upload in uploads:
             if mode == "Continuous":
                 run.watch.add(upload.send)
-        outcome = run.execute(
-            self.cloud.images.find(job["AppSpecification"]["ImageUri"]),
-            [self._command(job, host) for host in run.boxes],
-        )
+        image = self.image_of(job)
+        outcome = run.execute(image, [self._command(job, image, host) for host in run.boxes])
         # As on AWS, the outputs of a failed job are uploaded too.
         if outcome.ended_for != "stop":
             for _, upload in uploads:
@@ -125,15 +126,14 @@ class ProcessingJobs(Jobs):
         host.write_config("resourceconfig", resource_config(instance_type, run.hosts, host.root.name))
         host.write_config("processingjobconfig", {key: job[key] for key in job if key != "Tags"})
 
-    def _command(self, job: Document, host: Box) -> Command:
+    def _command(self, job: Document, image: Image, host: Box) -> Command:
         specification = job["AppSpecification"]
-        image = self.cloud.images.find(specification["ImageUri"])
-        argv = [*specification.get("ContainerEntrypoint", image.process)]
-        argv += specification.get("ContainerArguments", [])
+        entrypoint = [host.here(part) for part in specification.get("ContainerEntrypoint", image.process)]
+        argv = [host.here(part) for part in specification.get("ContainerArguments", [])]
         variables = environment(self.cloud, image, host.tmp, job["Region"])
         variables |= {"PROCESSING_JOB_ARN": job["ProcessingJobArn"]}
         own = {key: host.here(value) for key, value in job.get("Environment", {}).items()}
-        return Command(host, [host.here(part) for part in argv], host.base, variables, own)
+        return Command(host, argv, host.base, variables, own, entrypoint)
 
 
 def _inputs(job: Document) -> list[Document]:

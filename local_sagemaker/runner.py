@@ -1,6 +1,7 @@
 """The container contract: /opt/ml, a host as one process group, its limits, its log, and its end."""
 
 import json
+import math
 import os
 import random
 import re
@@ -16,14 +17,14 @@ from typing import Any
 
 import psutil
 
-from local_sagemaker import namespace
+from local_sagemaker import docker, namespace
 from local_sagemaker.cloud import ClosedError, Cloud
 from local_sagemaker.images import Image
 from local_sagemaker.logs import Shipper
 from local_sagemaker.processes import MARK, signal_group, sweep
 from local_sagemaker.s3 import CREDENTIAL
 from local_sagemaker.uploads import Watch
-from local_sagemaker.warm import Process
+from local_sagemaker.warm import ColdProcess, Process
 
 REASON_LIMIT = 1024
 TICK_S = 0.2
@@ -145,13 +146,17 @@ def environment(cloud: Cloud, image: Image, home: Path, region: str) -> dict[str
 
 @dataclass(frozen=True)
 class Command:
-    """What one host starts. `folder` is as its process sees it; `own` are the variables of this job alone."""
+    """What one host starts. `folder` is as its process sees it; `own` are the variables of this job alone.
+
+    In Docker, `argv` are the arguments to the image's own entry point, or to `entrypoint` where one is given.
+    """
 
     box: Box
     argv: Sequence[str]
     folder: Path
     variables: Mapping[str, str]
     own: Mapping[str, str]
+    entrypoint: Sequence[str] = ()
     fresh: bool = False
     """Whether the job has packages of its own, which modules that came warm might be older than."""
 
@@ -202,23 +207,46 @@ class Run:
             self.watch.add(shipper.ship)
         try:
             for command in commands:
-                variables = {**command.variables, **command.own, MARK: mark}
-                container = self._container(command.box, addresses)
-                processes.append(
-                    self.cloud.warm.start(
-                        image, command.argv, variables, command.folder, command.box.log,
-                        own=command.own, container=container, fresh=command.fresh,
-                    )
-                )  # fmt: skip
+                processes.append(self._start(image, command, addresses, mark))
             self.watch.start()
             outcome = self._wait(processes)
         finally:
             # A container ends with its first process.
             _signal(processes, signal.SIGKILL)
             sweep(mark)
+            if image.docker:
+                docker.remove(mark)
             self.watch.stop()
         self.watch.finish()
         return outcome
+
+    def _start(self, image: Image, command: Command, addresses: Path, mark: str) -> Process:
+        box, variables = command.box, {**command.variables, **command.own}
+        if image.docker:
+            limit = self.cloud.settings.memory_gib
+            argv = docker.command(
+                str(image.docker),
+                command.argv,
+                box.ml,
+                variables,
+                mark,
+                entrypoint=command.entrypoint,
+                hostname=box.root.name,
+                hosts=addresses,
+                isolated=self.isolated,
+                memory=int(limit * GIB) if math.isfinite(limit) else None,
+            )
+            return ColdProcess(argv, {**os.environ, MARK: mark}, box.root, box.log)
+        return self.cloud.warm.start(
+            image,
+            [*command.entrypoint, *command.argv],
+            {**variables, MARK: mark},
+            command.folder,
+            box.log,
+            own=command.own,
+            container=self._container(box, addresses),
+            fresh=command.fresh,
+        )
 
     def _container(self, box: Box, addresses: Path) -> namespace.Container:
         container: namespace.Container = {"file_size": self.volume_gib * GIB}

@@ -80,7 +80,7 @@ class TrainingJobs(Jobs):
         }
         # A built-in algorithm has metrics of its own.
         algorithm = request["AlgorithmSpecification"]
-        if "MetricDefinitions" not in algorithm and (metrics := self._image(request).metric_definitions):
+        if "MetricDefinitions" not in algorithm and (metrics := self.image_of(request).metric_definitions):
             document["AlgorithmSpecification"] = {**algorithm, "MetricDefinitions": [*metrics]}
         self._debugger.announce(document)
         return {"TrainingJobArn": self.submit(request["TrainingJobName"], region, document)}
@@ -190,7 +190,7 @@ class TrainingJobs(Jobs):
     def _attempt(self, job: Document, run: Run) -> Outcome:
         """Once from data to the end of the script."""
         checkpoints = self._download(job, run)
-        image = self._image(job)
+        image = self.image_of(job)
         commands = [self._command(job, run, image, host) for host in run.boxes]
         if checkpoints:
             run.watch.add(checkpoints.send)
@@ -265,7 +265,7 @@ class TrainingJobs(Jobs):
                     "MaxRuntimeInSeconds"
                 )
 
-    def _image(self, job: Document) -> Image:
+    def image_of(self, job: Document) -> Image:
         return self.cloud.images.find(job["AlgorithmSpecification"]["TrainingImage"])
 
     def _download(self, job: Document, run: Run) -> FolderUpload | None:
@@ -326,15 +326,19 @@ class TrainingJobs(Jobs):
         path = [added.pop("PYTHONPATH"), variables.get("PYTHONPATH")]
         variables |= {**added, "TRAINING_JOB_NAME": name, "TRAINING_JOB_ARN": job["TrainingJobArn"]}
         own = {key: host.here(value) for key, value in job.get("Environment", {}).items()}
-        given = algorithm.get("ContainerEntrypoint", []) + algorithm.get("ContainerArguments", [])
+        entrypoint = [host.here(part) for part in algorithm.get("ContainerEntrypoint", [])]
+        argv = [host.here(part) for part in algorithm.get("ContainerArguments", [])]
         settings = toolkit.decoded(job["HyperParameters"])
         program, source = settings.get("sagemaker_program"), settings.get("sagemaker_submit_directory")
-        if not given and program and source:
-            given, packages = self._script(job, image, host, str(program), str(source))
+        if image.docker:
+            # The image has its own toolkit, or none.
+            argv = argv or ([] if entrypoint else ["train"])
+        elif not (entrypoint or argv) and program and source:
+            argv, packages = self._script(job, image, host, str(program), str(source))
             path.insert(1, packages)
-        elif not given:
-            given = image.train
-        if not given:
+        elif not (entrypoint or argv):
+            argv = [*image.train]
+        if not (entrypoint or argv):
             raise TransferError(
                 "ClientError: the job has no command: give ContainerEntrypoint, or the hyperparameters "
                 "sagemaker_program and sagemaker_submit_directory (s3://…/sourcedir.tar.gz), or a `train` command to "
@@ -342,7 +346,8 @@ class TrainingJobs(Jobs):
             )
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, path))
         fresh = (host.root / "packages").exists()
-        return Command(host, [host.here(part) for part in given], host.base / "code", variables, own, fresh)
+        folder = host.base / "code"
+        return Command(host, argv, folder, variables, own, entrypoint, fresh)
 
     def _script(
         self, job: Document, image: Image, host: Box, program: str, source: str

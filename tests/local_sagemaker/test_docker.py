@@ -101,6 +101,39 @@ def test_what_a_kill_leaves_behind_is_found_by_its_mark(docker_image: str, tmp_p
     assert another.returncode == 137
 
 
+def test_a_training_job(docker_image: str, cloud: Cloud) -> None:
+    job = cloud.train("", docker_image, Environment={"COLOUR": "green"})
+    assert job["TrainingJobStatus"] == "Completed", job
+    assert json.loads(cloud.unpack(job["ModelArtifacts"]["S3ModelArtifacts"])["weights"]).keys() >= {
+        "sagemaker_program"
+    }
+    assert cloud.log("TrainingJobs", job["TrainingJobName"])[0].startswith("start train")
+
+
+def test_a_job_that_is_stopped(docker_image: str, cloud: Cloud) -> None:
+    specification = {
+        "TrainingImage": docker_image,
+        "TrainingInputMode": "File",
+        "ContainerEntrypoint": ["/usr/bin/perl", "-e", "sleep 600"],
+    }
+    request = cloud.training_request("", AlgorithmSpecification=specification)
+    name = request["TrainingJobName"]
+    cloud.sagemaker.create_training_job(**request)
+    wait(
+        lambda: {"up": "Creating" if docker_count(cloud, name) == 0 else "yes"},
+        "up",
+    )
+    cloud.sagemaker.stop_training_job(TrainingJobName=name)
+    assert cloud.training_end(name)["TrainingJobStatus"] == "Stopped"
+    assert docker_count(cloud, name) == 0
+
+
+def docker_count(cloud: Cloud, name: str) -> int:
+    """Containers of a job."""
+    labels = output(["docker", "ps", "--all", '--format={{.Label "LOCAL_SAGEMAKER"}}'])[1]
+    return sum(f"TrainingJob/{name}/" in line for line in labels.splitlines())
+
+
 def test_an_endpoint(docker_image: str, cloud: Cloud) -> None:
     uri = cloud.put(f"models/{unique('model')}/model.tar.gz", archive({"answer.txt": "hello "}))
     container = {"Image": docker_image, "ModelDataUrl": uri, "Environment": {"COLOUR": "blue"}}
