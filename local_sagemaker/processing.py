@@ -53,12 +53,16 @@ class ProcessingJobs(Jobs):
             raise invalid(
                 "AppSpecification.ContainerEntrypoint is required: the image has no `process` command in images.yaml"
             )
+        outputs = request.get("ProcessingOutputConfig", {}).get("Outputs", [])
+        if not all("S3Input" in item for item in request.get("ProcessingInputs", [])):
+            raise invalid("An item of ProcessingInputs has no S3Input")
+        if not all("S3Output" in item for item in outputs):
+            raise invalid("An item of ProcessingOutputConfig.Outputs has no S3Output")
         place = box(self.cloud, self.kind, "x")
         for item in _inputs(request) + _outputs(request):
-            if not place.local(item["LocalPath"]):
-                raise invalid(
-                    f"LocalPath {item['LocalPath']} is not below /opt/ml/, which is what a job here may use"
-                )
+            path = item.get("LocalPath", "")
+            if not place.local(path):
+                raise invalid(f"LocalPath {path!r} is not below /opt/ml/, which is what a job here may use")
         check_role(self.cloud, request["RoleArn"])
         for item in _outputs(request):
             check_bucket(self.cloud, item["S3Uri"])
