@@ -24,6 +24,9 @@ IDLE_S = 60.0
 class SearchEndedError(Exception):
     """The search process has ended, and all that it knew is gone."""
 
+    def __init__(self) -> None:
+        super().__init__("the search process ended, see log/search.log in the state directory")
+
 
 class _Process:
     """A search process. Its methods may be called from any thread."""

@@ -10,7 +10,7 @@ from local_sagemaker.cloud import ClosedError, Cloud
 from local_sagemaker.protocol import ApiError, Document, invalid
 from local_sagemaker.resources import Resources, paged
 from local_sagemaker.search_client import Searches
-from local_sagemaker.summaries import best, counters, final_value, summaries
+from local_sagemaker.summaries import best, child_names, counters, final_value, summaries
 from local_sagemaker.training import TrainingJobs
 from local_sagemaker.tuner import KIND, Tuner
 from local_sagemaker.tuning_request import check, child_request
@@ -133,6 +133,8 @@ class TuningJobs(Resources):
             log.exception("tuning job %s", name)
             message = error.message if isinstance(error, ApiError) else f"{type(error).__name__}: {error}"
             status, reason = "Failed", f"InternalServerError: {message}"
+            for child in child_names(self.get(name)):
+                self._training.stop_job(child)
         self._end(name, status, reason)
 
     def _end(self, name: str, status: str, reason: str | None) -> None:

@@ -320,6 +320,18 @@ def test_the_training_jobs_get_what_the_definition_has(cloud: Cloud) -> None:
     assert job["ConsumedResources"]["RuntimeInSeconds"] == int(seconds)
 
 
+def test_an_image_may_have_metrics_of_its_own(cloud: Cloud) -> None:
+    made = body(cloud, ResourceLimits=limits(1))
+    made["TrainingJobDefinition"]["AlgorithmSpecification"] = {
+        "TrainingImage": "test/measured:1",
+        "TrainingInputMode": "File",
+    }
+    job = carry_out(cloud, made)
+    assert job["ObjectiveStatusCounters"]["Succeeded"] == 1
+    metrics = job["TrainingJobDefinition"]["AlgorithmSpecification"]["MetricDefinitions"]
+    assert [item["Name"] for item in metrics] == ["loss"]
+
+
 def test_the_lists(cloud: Cloud) -> None:
     losses = [str(number) for number in range(12)]
     script = f"{SCRIPT}if values['--loss'] == '11': raise SystemExit(1)"

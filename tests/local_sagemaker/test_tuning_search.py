@@ -153,6 +153,32 @@ def test_hyperband_prunes_the_worst(call: Call) -> None:
     assert len({epoch for _, epoch in pruned}) > 1
 
 
+def test_hyperband_made_anew_prunes_the_same(call: Call) -> None:
+    def trial(name: str, factor: int) -> tuple[int, dict[str, str], int]:
+        """Its loss grows or shrinks with its number."""
+        number, values = call(name, "ask")
+        epochs = report(name, number, factor)
+        return number, values, epochs
+
+    def report(name: str, number: int, factor: int, known: int = 0) -> int:
+        """After how many of nine epochs it was pruned, or 9; told so when it is `known`."""
+        for epoch in range(1, 10):
+            if (call(name, "report", number, epoch, factor / epoch) and not known) or epoch == known:
+                break
+        call(name, "tell", number, None if epoch < 9 else factor / 9, epoch < 9)
+        return epoch
+
+    for name in ("first", "second"):
+        start(call, name, "Hyperband", [LR, UNITS], [1, 9])
+    factors = [5, 7, 3, 9, 8, 2, 6, 1, 7, 9, 4, 8]
+    whole = [trial("first", factor) for factor in factors]
+    for (number, values, epochs), factor in zip(whole[:8], factors[:8], strict=True):
+        call("second", "restore", number, values)
+        report("second", number, factor, known=epochs)
+    assert [trial("second", factor) for factor in factors[8:]] == whole[8:]
+    assert len({epochs for _, _, epochs in whole}) > 1
+
+
 def test_the_process_ends_when_it_has_been_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_client, "IDLE_S", 0.1)
     (tmp_path / "log").mkdir()
