@@ -141,7 +141,6 @@ class Searches:
     def session(self, tuning_job: str) -> Generator[Session, None, None]:
         """Searches for a tuning job. Whoever uses them must be ready for SearchEndedError."""
         with self._lock:
-            self._users += 1
             if self._timer:
                 self._timer.cancel()
             if not self._process or not self._process.is_alive:
@@ -149,6 +148,7 @@ class Searches:
                     self._process.close()
                 self._process = _Process(self._cloud)
             session = Session(self._process, tuning_job)
+            self._users += 1
         try:
             yield session
         finally:

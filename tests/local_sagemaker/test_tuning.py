@@ -89,20 +89,6 @@ def test_six_trials_two_at_a_time(cloud: Cloud) -> None:
         assert 1 <= int(training["HyperParameters"]["units"]) <= 64
 
 
-@pytest.mark.parametrize("strategy", ["Bayesian", "Random"])
-def test_a_seed_repeats_the_search(cloud: Cloud, strategy: str) -> None:
-    limits = {"MaxNumberOfTrainingJobs": 7, "MaxParallelTrainingJobs": 2}
-    tuned = [
-        [
-            item["TunedHyperParameters"]
-            for item in children(cloud, tune(cloud, Strategy=strategy, RandomSeed=3, ResourceLimits=limits))
-        ]
-        for _ in range(2)
-    ]
-    assert tuned[0] == tuned[1]
-    assert len({item["lr"] for item in tuned[0]}) == 7
-
-
 def test_a_grid_is_walked_once(cloud: Cloud) -> None:
     ranges = {
         "CategoricalParameterRanges": [
