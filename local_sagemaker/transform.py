@@ -1,33 +1,40 @@
-"""Batch transform: a model's server, one request for each S3 object."""
+"""Batch transform: a model's servers, fed with the records of S3 objects."""
 
+import gzip
 import logging
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import httpx
 
+from local_sagemaker.checks import check_bucket, check_instances, check_s3_source
 from local_sagemaker.cloud import ClosedError, Cloud
 from local_sagemaker.jobs import Jobs, Slots, refuse
 from local_sagemaker.models import Models
-from local_sagemaker.protocol import Document
+from local_sagemaker.protocol import Document, invalid
+from local_sagemaker.records import DataProcessing, assemble, batches, data_processing, split
 from local_sagemaker.runner import Run
 from local_sagemaker.s3 import Found, TransferError
 from local_sagemaker.servers import ModelServer, ServerError, ServerPlan, unpack_model
 
 log = logging.getLogger(__name__)
 
+MIB = 1 << 20
+# Of requests at once times their size.
+MOST_MIB = 100
 UNSUPPORTED = {
-    "BatchStrategy=='MultiRecord'": "records in batches",
-    "TransformInput.SplitType!='None' && TransformInput.SplitType": "splitting objects into records",
-    "TransformInput.CompressionType=='Gzip'": "compressed input",
+    "TransformInput.SplitType=='RecordIO' || TransformInput.SplitType=='TFRecord'": "RecordIO and TFRecord",
     "TransformInput.DataSource.S3DataSource.S3DataType=='AugmentedManifestFile'": "augmented manifests",
-    "TransformOutput.AssembleWith=='Line'": "assembling lines",
-    "TransformResources.InstanceCount > `1`": "transforming on more than one instance",
-    "DataProcessing.InputFilter || DataProcessing.OutputFilter || DataProcessing.JoinSource=='Input'": "data filters",
     "DataCaptureConfig": "data capture",
     "ExperimentConfig": "experiments",
 }
+# What a request leaves out and the model's /execution-parameters does not say.
+DEFAULTS = {"BatchStrategy": "MultiRecord", "MaxConcurrentTransforms": 1, "MaxPayloadInMB": 6}
 
 
 class TransformJobs(Jobs):
@@ -40,27 +47,40 @@ class TransformJobs(Jobs):
     def create_job(self, request: Document, region: str) -> Document:
         """CreateTransformJob. Raises ApiError."""
         refuse(request, UNSUPPORTED)
-        container = self._models.get(request["ModelName"], region)["Container"]
-        document = {**request, "Container": container}
+        model = self._models.get(request["ModelName"], region)
+        resources = request["TransformResources"]
+        check_instances(resources["InstanceType"], resources["InstanceCount"], "transform job")
+        concurrent, payload = request.get("MaxConcurrentTransforms", 0), request.get("MaxPayloadInMB", 0)
+        if concurrent * payload > MOST_MIB:
+            raise invalid(
+                f"MaxConcurrentTransforms {concurrent} times MaxPayloadInMB {payload} is over {MOST_MIB} MB"
+            )
+        try:
+            data_processing(request)
+        except ValueError as error:
+            raise invalid(str(error)) from error
+        source = request["TransformInput"]["DataSource"]["S3DataSource"]
+        role = model.get("ExecutionRoleArn", "")
+        check_s3_source(self.cloud, source["S3Uri"], source["S3DataType"], role, region)
+        check_bucket(self.cloud, request["TransformOutput"]["S3OutputPath"])
+        document = {**request, "Container": model["Container"]}
         return {"TransformJobArn": self.submit(request["TransformJobName"], region, document)}
 
+    def resources_of(self, job: Document) -> Document:
+        return dict(job["TransformResources"])
+
     def execute(self, job: Document, run: Run) -> Document:
-        name = job["TransformJobName"]
-        self.set(name, TransformStartTime=time.time())
+        self.set(job["TransformJobName"], TransformStartTime=time.time())
         source = job["TransformInput"]["DataSource"]["S3DataSource"]
         found = self.cloud.s3.find(source["S3Uri"], source["S3DataType"])
-        unpack_model(self.cloud, job["Container"], run.box)
-        group = "/aws/sagemaker/TransformJobs"
-        variables = tuple(job.get("Environment", {}).items())
-        plan = ServerPlan(job["Container"], run.box, job["Region"], group, f"{name}/i-1", extra=variables)
-        server = ModelServer(self.cloud, plan)
-        try:
-            server.wait_until_ready()
-            return self._send_all(job, run, server, found)
-        except ServerError as error:
-            return self.ended("Failed", f"AlgorithmError: {error}")
-        finally:
-            server.close()
+        with ExitStack() as stack:
+            servers = [stack.enter_context(closing(server)) for server in self._start(job, run)]
+            try:
+                for server in servers:
+                    server.wait_until_ready()
+            except ServerError as error:
+                return self.ended("Failed", f"AlgorithmError: {error}")
+            return self._send_all(job, run, servers, found)
 
     def ended(self, status: str, reason: str | None) -> Document:
         return {"TransformJobStatus": status, **({"FailureReason": reason} if reason else {})}
@@ -71,48 +91,115 @@ class TransformJobs(Jobs):
             job.setdefault("TransformStartTime", now)
             job |= {**changes, "TransformEndTime": now}
 
-    def _send_all(self, job: Document, run: Run, server: ModelServer, found: list[Found]) -> Document:
-        # 0 and absence leave the number to the service.
-        concurrent = job.get("MaxConcurrentTransforms") or 1
+    def _start(self, job: Document, run: Run) -> Iterable[ModelServer]:
+        """One server for each instance."""
+        given = {key: str(job[key]) for key in DEFAULTS if key in job}
+        names = {
+            "BatchStrategy": "SAGEMAKER_BATCH_STRATEGY",
+            "MaxConcurrentTransforms": "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS",
+            "MaxPayloadInMB": "SAGEMAKER_MAX_PAYLOAD_IN_MB",
+        }
+        variables = {"SAGEMAKER_BATCH": "true", **{names[key]: value for key, value in given.items()}}
+        variables |= job.get("Environment", {})
+        for number, box in enumerate(run.boxes, 1):
+            unpack_model(self.cloud, job["Container"], box)
+            stream = f"{job['TransformJobName']}/i-{number}"
+            yield ModelServer(
+                self.cloud,
+                ServerPlan(
+                    job["Container"],
+                    box,
+                    job["Region"],
+                    "/aws/sagemaker/TransformJobs",
+                    stream,
+                    extra=tuple(variables.items()),
+                ),
+            )
+
+    def _send_all(self, job: Document, run: Run, servers: list[ModelServer], found: list[Found]) -> Document:
+        """Send every object to one of the servers. As on AWS, one that fails keeps none of the others back."""
         timeout = job.get("ModelClientConfig", {}).get("InvocationsTimeoutInSeconds", 600)
-        with (
-            httpx.Client(timeout=timeout, trust_env=False) as client,
-            ThreadPoolExecutor(concurrent, thread_name_prefix=job["TransformJobName"]) as pool,
-        ):
-            sender = _Sender(self.cloud, job, run, server, client)
-            for result in pool.map(sender.send, found):
-                if not result:
-                    return self.ended("Stopped", None)
-        return self.ended("Completed", None)
+        with ExitStack() as stack:
+            client = stack.enter_context(httpx.Client(timeout=timeout, trust_env=False))
+            settings = {**DEFAULTS, **_execution_parameters(client, servers[0])}
+            settings |= {key: job[key] for key in DEFAULTS if key in job}
+            # 0 leaves the number to the service.
+            concurrent = (settings["MaxConcurrentTransforms"] or 1) * len(servers)
+            # The objects' threads wait for the requests', so they end first.
+            requests, objects = (stack.enter_context(ThreadPoolExecutor(concurrent)) for _ in range(2))
+            sender = _Sender(self.cloud, job, run, servers, client, settings, data_processing(job), requests)
+            results = [objects.submit(sender.send, number, item) for number, item in enumerate(found)]
+        errors = [error for result in results if (error := result.exception())]
+        for error in errors:
+            if not isinstance(error, TransferError | _StoppedError):
+                raise error
+        if run.stop.is_set():
+            return self.ended("Stopped", None)
+        return self.ended("Failed", str(errors[0])) if errors else self.ended("Completed", None)
+
+
+class _StoppedError(Exception):
+    """The job is to stop."""
+
+
+def _execution_parameters(client: httpx.Client, server: ModelServer) -> dict[str, Any]:
+    """What the model's container asks for, where it does."""
+    try:
+        answer = client.get(f"http://127.0.0.1:{server.port}/execution-parameters", timeout=10)
+        given = answer.json() if answer.status_code == 200 else {}
+    except (httpx.TransportError, ValueError):
+        return {}
+    return {key: given[key] for key in DEFAULTS if key in given} if isinstance(given, dict) else {}
 
 
 @dataclass(frozen=True)
 class _Sender:
-    """Sends objects to the server and its answers to S3."""
+    """Sends objects to the servers and their answers to S3."""
 
     cloud: Cloud
     job: Document
     run: Run
-    server: ModelServer
+    servers: list[ModelServer]
     client: httpx.Client
+    settings: dict[str, Any]
+    processing: DataProcessing
+    requests: ThreadPoolExecutor
 
-    def send(self, item: Found) -> bool:
-        """False when the job is to stop. Raises TransferError when the object has no answer."""
+    def send(self, number: int, item: Found) -> None:
+        """Raises TransferError when the object has no answer; then nothing is written for it."""
+        self._go_on()
+        server = self.servers[number % len(self.servers)]
+        source, target = self.job["TransformInput"], self.job["TransformOutput"]
+        try:
+            content = self.cloud.s3.read(str(item))
+            if source.get("CompressionType") == "Gzip":
+                content = gzip.decompress(content)
+            records = split(content, source.get("SplitType", "None"))
+            given = [self.processing.before(record) for record in records]
+            limit = self.settings["MaxPayloadInMB"] * MIB
+            parts = list(batches(given, self.settings["BatchStrategy"], limit))
+            bodies = [b"\n".join(given[part]) for part in parts]
+            answers = self.requests.map(partial(self._post, server, item), bodies)
+            written: list[bytes] = []
+            content_type = "application/octet-stream"
+            for part, answer in zip(parts, answers, strict=True):
+                written += self.processing.after(records[part], answer.content)
+                content_type = answer.headers.get("content-type", content_type)
+        except (ValueError, OSError, EOFError) as error:
+            raise TransferError(f"ClientError: {item}: {error}") from error
+        output = f"{target['S3OutputPath'].rstrip('/')}/{item.relative}.out"
+        self.cloud.s3.upload_bytes(
+            assemble(written, target.get("AssembleWith", "None")), output, content_type
+        )
+
+    def _go_on(self) -> None:
         if self.cloud.closing.is_set():
             raise ClosedError
         if self.run.stop.is_set():
-            return False
-        content = self.cloud.s3.read(str(item))
-        limit = (self.job.get("MaxPayloadInMB") or 6) * 1024 * 1024
-        if len(content) > limit:
-            raise TransferError(f"ClientError: {item} has {len(content)} bytes, over MaxPayloadInMB")
-        answer = self._post(item, content)
-        output = self.job["TransformOutput"]["S3OutputPath"].rstrip("/")
-        content_type = answer.headers.get("content-type", "application/octet-stream")
-        self.cloud.s3.upload_bytes(answer.content, f"{output}/{item.relative}.out", content_type)
-        return True
+            raise _StoppedError
 
-    def _post(self, item: Found, content: bytes) -> httpx.Response:
+    def _post(self, server: ModelServer, item: Found, content: bytes) -> httpx.Response:
+        self._go_on()
         headers = {}
         if content_type := self.job["TransformInput"].get("ContentType"):
             headers["content-type"] = content_type
@@ -121,9 +208,10 @@ class _Sender:
         retries = self.job.get("ModelClientConfig", {}).get("InvocationsMaxRetries", 0)
         for attempt in range(retries + 1):
             try:
-                answer = self.client.post(
-                    f"http://127.0.0.1:{self.server.port}/invocations", content=content, headers=headers
-                )
+                url = f"http://127.0.0.1:{server.port}/invocations"
+                # A limit of 0 asks for chunked encoding.
+                body: Any = content if self.settings["MaxPayloadInMB"] else iter([content])
+                answer = self.client.post(url, content=body, headers=headers)
             except httpx.TransportError as error:
                 reason = f"{type(error).__name__}: {error}"
             else:
