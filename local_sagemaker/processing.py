@@ -69,8 +69,7 @@ class ProcessingJobs(Jobs):
         return {"ProcessingJobArn": self.submit(request["ProcessingJobName"], region, request)}
 
     def resources_of(self, job: Document) -> Document:
-        cluster: Document = job["ProcessingResources"]["ClusterConfig"]
-        return cluster
+        return {"InstanceCount": 1, "InstanceType": "local", **job["ProcessingResources"]["ClusterConfig"]}
 
     def image_of(self, job: Document) -> Image:
         return self.cloud.images.find(job["AppSpecification"]["ImageUri"])

@@ -71,6 +71,8 @@ class TrainingJobs(Jobs):
             "EnableInterContainerTrafficEncryption": False,
             "EnableManagedSpotTraining": False,
             "ProfilingStatus": "Disabled",
+            "StoppingCondition": {"MaxRuntimeInSeconds": 86_400},
+            "ModelArtifacts": {"S3ModelArtifacts": _artifacts(request)},
             **request,
             **extra,
             "SecondaryStatus": "Starting",
@@ -88,7 +90,7 @@ class TrainingJobs(Jobs):
     def check(self, request: Document) -> None:
         """Raises ApiError for what could be seen to fail before the job starts."""
         refuse(request, UNSUPPORTED)
-        algorithm = request["AlgorithmSpecification"]
+        algorithm = request.get("AlgorithmSpecification", {})
         if "TrainingImage" not in algorithm:
             raise invalid("AlgorithmSpecification.TrainingImage is required")
         resources = self.resources_of(request)
@@ -111,7 +113,9 @@ class TrainingJobs(Jobs):
         check_role(self.cloud, request["RoleArn"])
         check_bucket(self.cloud, request["OutputDataConfig"]["S3OutputPath"])
         for channel in channels:
-            source = channel["DataSource"]["S3DataSource"]
+            source = channel["DataSource"].get("S3DataSource")
+            if not source:
+                raise invalid(f"The channel {channel['ChannelName']} has no S3DataSource")
             check_s3_source(self.cloud, source["S3Uri"], source["S3DataType"], request["RoleArn"])
 
     def update(self, request: Document, region: str) -> Document:
@@ -369,7 +373,7 @@ class TrainingJobs(Jobs):
     def _upload(self, job: Document, run: Run) -> str:
         """Send the archives, whatever the job's end was; the model archive's URI."""
         config = job["OutputDataConfig"]
-        base = f"{config['S3OutputPath'].rstrip('/')}/{job['TrainingJobName']}/output"
+        base = _output(job)
         for folder, archive in (("model", "model.tar.gz"), ("output/data", "output.tar.gz")):
             folders = [host.ml / folder for host in run.boxes]
             if config.get("CompressionType") == "NONE":
@@ -377,13 +381,23 @@ class TrainingJobs(Jobs):
             elif folder == "model" or any(any(item.iterdir()) for item in folders):
                 pack(folders, run.box.tmp / archive)
                 self.cloud.s3.upload_file(run.box.tmp / archive, f"{base}/{archive}")
-        return f"{base}/model/" if config.get("CompressionType") == "NONE" else f"{base}/model.tar.gz"
+        return _artifacts(job)
 
     def _advance(self, name: str, status: str, message: str) -> None:
         with self.store.change(self.kind, name) as job:
             if job[self.status_key] == "InProgress":
                 job["SecondaryStatus"] = status
                 _transition(job, status, message)
+
+
+def _output(job: Document) -> str:
+    return f"{job['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job['TrainingJobName']}/output"
+
+
+def _artifacts(job: Document) -> str:
+    """Where the model is, or will be."""
+    uncompressed = job["OutputDataConfig"].get("CompressionType") == "NONE"
+    return f"{_output(job)}/model/" if uncompressed else f"{_output(job)}/model.tar.gz"
 
 
 def _transition(job: Document, status: str, message: str) -> None:
