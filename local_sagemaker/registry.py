@@ -29,7 +29,7 @@ class Registry(Resources):
     def create_group(self, request: Document, region: str) -> Document:
         """CreateModelPackageGroup. Raises ApiError."""
         refuse(request, UNSUPPORTED)
-        document = {**request, "ModelPackageGroupStatus": "Completed", "Versions": 0}
+        document = {**request, "ModelPackageGroupStatus": "Completed", "CreatedBy": {}, "Versions": 0}
         return {
             "ModelPackageGroupArn": self.groups.create(request["ModelPackageGroupName"], region, document)
         }
