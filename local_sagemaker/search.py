@@ -53,6 +53,7 @@ class Search:
         self._ranges = [Range(**{**item, "values": tuple(item["values"])}) for item in ranges]
         self._space = {item.name: _distribution(item) for item in self._ranges}
         self._trials: dict[int, Trial] = {}
+        self._reported: dict[int, int] = {}
         self._tried: set[tuple[str, ...]] = set()
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if resources:
@@ -100,6 +101,10 @@ class Search:
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Note a trial's objective after its first, second, … epoch; whether Hyperband ends the trial."""
+        if step <= self._reported.get(number, 0):
+            # Of a training job that takes the place of a lost one.
+            return False
+        self._reported[number] = step
         trial = self._trials[number]
         trial.report(value, step)
         return trial.should_prune()

@@ -8,6 +8,7 @@ missing is created, what was lost is tried again.
 
 import hashlib
 import logging
+import math
 import threading
 import time
 from dataclasses import dataclass, field
@@ -44,8 +45,10 @@ class Trial:
     values: dict[str, str]
     children: list[str]
     stopped_at: int | None = None
-    """The epoch after which the tuner stopped its training job."""
+    """The epoch after which the tuner stopped its training job, if that had not ended."""
     is_over: bool = False
+    is_decided: bool = False
+    """Whether it is too late to stop it."""
     log: MetricLog | None = None
     curve: list[float] = field(default_factory=list)
     """Its objective after each epoch."""
@@ -119,7 +122,7 @@ class _Tuning:
         # what Hyperband stops depends on the moment whatever the order.
         self._in_order = self._config["Strategy"] == "Bayesian" and "RandomSeed" in self._config
         self._parallel: int = self._config["ResourceLimits"]["MaxParallelTrainingJobs"]
-        seconds = self._config["ResourceLimits"].get("MaxRuntimeInSeconds", float("inf"))
+        seconds = self._config["ResourceLimits"].get("MaxRuntimeInSeconds", math.inf)
         self._deadline: float = job["CreationTime"] + seconds
         dimensions = max(len(item.ranges) for item in self._definitions)
         self._progress = Progress(self._maximize, dimensions)
@@ -183,6 +186,7 @@ class _Tuning:
     def _restore(self) -> list[Trial]:
         """The trials of the document, all as if they were running: those that have ended will end at once."""
         running = []
+        ends: dict[int, float] = {}
         for index, item in enumerate(self._job["Trials"]):
             trial = Trial(
                 index,
@@ -201,10 +205,14 @@ class _Tuning:
             if child is None:
                 self._create(trial)
             self._watch(trial)
-            trial.is_over = child is not None and is_over(child)
+            if child and is_over(child):
+                trial.is_over = trial.is_decided = True
+                ends[index] = child["TrainingEndTime"]
             if trial.stopped_at is not None:
                 self._training.stop_job(trial.child)
             running.append(trial)
+        if not self._in_order:
+            running.sort(key=lambda trial: ends.get(trial.index, math.inf))
         return running
 
     def _start(self, definition: int) -> Trial:
@@ -234,7 +242,7 @@ class _Tuning:
             item.pop("StoppedAt", None)
         self._create(trial)
         self._watch(trial)
-        trial.is_over = False
+        trial.is_over = trial.is_decided = False
 
     def _next_name(self) -> str:
         self._children += 1
@@ -281,7 +289,7 @@ class _Tuning:
             return
         for value in trial.log.read(ended=trial.is_over):
             trial.curve.append(value)
-            if self._is_to_stop(trial) and not trial.is_over and trial.stopped_at is None:
+            if self._is_to_stop(trial) and not trial.is_decided and trial.stopped_at is None:
                 trial.stopped_at = len(trial.curve)
                 with self._store.change(KIND, self._name) as job:
                     job["Trials"][trial.index]["StoppedAt"] = trial.stopped_at
@@ -301,9 +309,11 @@ class _Tuning:
 
     def _finish(self, trial: Trial, child: Document) -> None:
         """Tell the search of a trial's end, and count it."""
-        trial.is_over = True
-        self._follow(trial)
         resources, value = self._resources[trial.definition], objective_value(child)
+        trial.is_over = True
+        # What Hyperband decides is what the search is told, however fast the training job was.
+        trial.is_decided = trial.is_decided or resources is None
+        self._follow(trial)
         pruned = resources is not None and trial.stopped_at is not None and trial.stopped_at < resources[1]
         self._session.tell(trial.definition, trial.number, value, pruned=pruned)
         if child["TrainingJobStatus"] == "Completed":
