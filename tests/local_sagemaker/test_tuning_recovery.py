@@ -14,7 +14,7 @@ import psutil
 
 from tests.local_sagemaker.cloud_client import Cloud, wait
 from tests.local_sagemaker.test_tuning import children, describe
-from tests.local_sagemaker.test_tuning_jobs import SCRIPT, STATUS, body, limits, stored_trials
+from tests.local_sagemaker.test_tuning_jobs import STATUS, THREE_EPOCHS, body, limits, stored_trials
 
 NAME = "HyperParameterTuningJobName"
 
@@ -45,7 +45,7 @@ with runs.open("a") as file:
     file.write(os.environ["TRAINING_JOB_NAME"] + "\\n")
 while len(runs.read_text().split()) > 2 and not os.path.exists({str(self._open)!r}):
     time.sleep(0.02)
-{SCRIPT}"""
+{THREE_EPOCHS}"""
 
     def open(self) -> None:
         self._open.touch()
@@ -90,23 +90,32 @@ class Database:
 
 
 SEEDED: dict[str, Any] = {"Strategy": "Bayesian", "RandomSeed": 4, "ResourceLimits": limits(7, parallel=2)}
+HYPERBAND: dict[str, Any] = {
+    "Strategy": "Hyperband",
+    "StrategyConfig": {"HyperbandStrategyConfig": {"MaxResource": 3}},
+    "RandomSeed": 1,
+    "ResourceLimits": limits(5),
+}
 
 
 def test_a_killed_service_goes_on(tmp_path: Path) -> None:
-    """Four tuning jobs at once: one that goes on, one that was stopping, one out of time, one whose last training
-    job was written down and not yet created."""
+    """Tuning jobs at once: two that go on, one of them with Hyperband, one that was stopping, one out of time, and
+    one whose last training job was written down and not yet created."""
     cloud = Cloud(tmp_path / "state", "--slots=9")
     gates = {
         name: Gate(tmp_path / name, ignore_stop=name == "stopping")
-        for name in ("going", "stopping", "late", "missing")
+        for name in ("going", "pruning", "stopping", "late", "missing")
     }
     long = {**limits(4, parallel=2), "MaxRuntimeInSeconds": 3600}
     going = create(cloud, gates["going"], **SEEDED)
+    pruning = create(cloud, gates["pruning"], **HYPERBAND)
     stopping = create(cloud, gates["stopping"], ResourceLimits=limits(4, parallel=2))
     late = create(cloud, gates["late"], ResourceLimits=long)
     missing = create(cloud, gates["missing"], ResourceLimits=limits(3))
     for name, gate in gates.items():
-        eventually(lambda gate=gate, count=3 if name == "missing" else 4: len(gate.runs()) == count)
+        eventually(
+            lambda gate=gate, count=3 if name in {"pruning", "missing"} else 4: len(gate.runs()) == count
+        )
     cloud.sagemaker.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=stopping)
     assert describe(cloud, stopping)[STATUS] == "Stopping"
     first = {item["TrainingJobName"] for item in completed(cloud, describe(cloud, going))}
@@ -116,7 +125,7 @@ def test_a_killed_service_goes_on(tmp_path: Path) -> None:
     database = Database(cloud.state)
     database.change(late, lambda job: job.update(CreationTime=job["CreationTime"] - 3600))
     database.remove(never)
-    for name in ("going", "missing"):
+    for name in ("going", "pruning", "missing"):
         gates[name].open()
     again = Cloud(cloud.state, "--slots=9")
 
@@ -136,6 +145,9 @@ def test_a_killed_service_goes_on(tmp_path: Path) -> None:
     assert len(lost) == job["TrainingJobStatusCounters"]["RetryableError"]
     assert {item["TunedHyperParameters"]["loss"] for item in lost} <= set(values)
 
+    pruned = end(again, pruning)
+    assert pruned[STATUS] == "Completed"
+    assert pruned["ObjectiveStatusCounters"]["Succeeded"] == 5
     assert end(again, stopping)[STATUS] == "Stopped"
     assert len(children(again, describe(again, stopping))) == 4
     job = end(again, late)
@@ -147,12 +159,16 @@ def test_a_killed_service_goes_on(tmp_path: Path) -> None:
     assert job["TrainingJobStatusCounters"]["Completed"] == 3
     assert never in {item["TrainingJobName"] for item in completed(again, job)}
 
-    # And the search is that of a service which was not killed.
+    # And the searches are those of a service which was not killed.
     gate = Gate(tmp_path / "whole")
     gate.open()
-    whole = end(again, create(again, gate, **SEEDED))
-    undisturbed = [item["TunedHyperParameters"]["loss"] for item in completed(again, whole)]
-    assert sorted(undisturbed) == sorted(values)
+    for config, disturbed in ((SEEDED, going), (HYPERBAND, pruning)):
+        whole = end(again, create(again, gate, **config))
+        found = [
+            [(trial["TunedHyperParameters"], trial.get("StoppedAt")) for trial in stored_trials(again, found)]
+            for found in (describe(again, disturbed), whole)
+        ]
+        assert found[0] == found[1]
     assert again.end() == 0
 
 
