@@ -158,7 +158,7 @@ def _log_to(file: Path) -> None:
         format="%(asctime)s %(levelname)s %(message)s",
         handlers=[logging.StreamHandler(sys.stderr), logging.FileHandler(file)],
     )
-    for noisy in ("botocore", "httpx", "optuna"):
+    for noisy in ("botocore", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
