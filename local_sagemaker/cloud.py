@@ -45,5 +45,6 @@ class Cloud:
         self.images = settings.images
         self.s3 = S3(settings.aws_url)
         self.logs: Any = client("logs", settings.aws_url)
+        self.cloudwatch: Any = client("cloudwatch", settings.aws_url)
         self.warm = WarmPool(self.state / "tmp", self.state / "log", settings.mark)
         self.closing = threading.Event()

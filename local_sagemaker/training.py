@@ -9,6 +9,7 @@ from typing import Any
 from local_sagemaker import toolkit
 from local_sagemaker.checks import check_bucket, check_instances, check_role, check_s3_source
 from local_sagemaker.cloud import Cloud
+from local_sagemaker.cloudwatch import MetricSender
 from local_sagemaker.debugger import Debugger, check_debugger
 from local_sagemaker.images import Image
 from local_sagemaker.jobs import Jobs, Slots, refuse, refuse_several_hosts
@@ -200,6 +201,7 @@ class TrainingJobs(Jobs):
             run.watch.add(checkpoints.send)
         if "TensorBoardOutputConfig" in job:
             self._send_tensorboard(job, run)
+        run.watch.add(MetricSender(self.cloud.cloudwatch, job, [host.log for host in run.boxes]).send)
         self._advance(
             job["TrainingJobName"],
             "Training",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from sagemaker.core import image_uris
+from sagemaker.core.analytics import TrainingJobAnalytics
 from sagemaker.core.parameter import CategoricalParameter, ContinuousParameter
 from sagemaker.core.processing import ScriptProcessor
 from sagemaker.core.shapes import ProcessingInput, ProcessingOutput, ProcessingS3Input, ProcessingS3Output
@@ -91,6 +92,9 @@ def test_tune(data: list[InputData], tmp_path: Path) -> None:
     assert list(frame["FinalObjectiveValue"]) == pytest.approx(list(frame["rate"]))
     best = frame.loc[frame["FinalObjectiveValue"].idxmin(), "TrainingJobName"]
     assert tuner.best_training_job() == best
+    values = TrainingJobAnalytics(best).dataframe()
+    assert list(values["metric_name"]) == ["loss"]
+    assert list(values["value"]) == pytest.approx([frame["FinalObjectiveValue"].min()])
 
 
 def test_process(cloud: Cloud, tmp_path: Path) -> None:
