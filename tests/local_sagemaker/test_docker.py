@@ -128,6 +128,21 @@ def test_a_job_that_is_stopped(docker_image: str, cloud: Cloud) -> None:
     assert docker_count(cloud, name) == 0
 
 
+def test_a_killed_service_leaves_no_container(docker_image: str, tmp_path: Path) -> None:
+    running = Cloud(tmp_path / "state")
+    specification = {
+        "TrainingImage": docker_image,
+        "TrainingInputMode": "File",
+        "ContainerArguments": ["wait"],
+    }
+    request = running.training_request("", AlgorithmSpecification=specification)
+    name = request["TrainingJobName"]
+    running.sagemaker.create_training_job(**request)
+    wait(lambda: {"up": "yes" if docker_count(running, name) else "Creating"}, "up")
+    assert running.end(signal.SIGKILL) == -signal.SIGKILL
+    wait(lambda: {"up": "Deleting" if docker_count(running, name) else "no"}, "up")
+
+
 def docker_count(cloud: Cloud, name: str) -> int:
     """Containers of a job."""
     labels = output(["docker", "ps", "--all", '--format={{.Label "LOCAL_SAGEMAKER"}}'])[1]

@@ -1,4 +1,4 @@
-"""`sagemaker` 3.27: training, tuning, processing, logs and analytics, as its users write them."""
+"""`sagemaker` 3.27: its trainer, tuner, processor, transformer, resources and analytics, as its users write them."""
 
 import logging
 import re
@@ -11,13 +11,22 @@ from sagemaker.core import image_uris
 from sagemaker.core.analytics import TrainingJobAnalytics
 from sagemaker.core.parameter import CategoricalParameter, ContinuousParameter
 from sagemaker.core.processing import ScriptProcessor
-from sagemaker.core.shapes import ProcessingInput, ProcessingOutput, ProcessingS3Input, ProcessingS3Output
+from sagemaker.core.resources import Endpoint, EndpointConfig, Model
+from sagemaker.core.shapes import (
+    ContainerDefinition,
+    ProcessingInput,
+    ProcessingOutput,
+    ProcessingS3Input,
+    ProcessingS3Output,
+    ProductionVariant,
+)
 from sagemaker.core.training.configs import Compute, InputData, SourceCode
+from sagemaker.core.transformer import Transformer
 from sagemaker.core.utils.exceptions import FailedStatusError
 from sagemaker.train import ModelTrainer
 from sagemaker.train.tuner import HyperparameterTuner
 
-from tests.local_sagemaker.cloud_client import PLAIN, REPOSITORY, ROLE, Cloud, unique
+from tests.local_sagemaker.cloud_client import PLAIN, REPOSITORY, ROLE, Cloud, archive, unique
 
 SCRIPT = """
 import json, os, sys
@@ -122,6 +131,45 @@ def test_process(cloud: Cloud, tmp_path: Path) -> None:
         logs=False,
     )
     assert cloud.read(f"{target}/b.txt") == b"one two"
+
+
+@pytest.fixture(scope="module")
+def model(cloud: Cloud) -> str:
+    """A model that adds up rows, see record_server.py."""
+    uri = cloud.put(f"{unique('sdk')}/model.tar.gz", archive({"nothing.txt": ""}))
+    container = ContainerDefinition(image="test/records:1", model_data_url=uri)
+    created = Model.create(model_name=unique("sdk"), primary_container=container, execution_role_arn=ROLE)
+    assert created
+    return str(created.model_name)
+
+
+def test_transform(cloud: Cloud, model: str) -> None:
+    uri = cloud.put(f"{unique('sdk')}/in/rows.csv", "7,1,2\n8,3,4\n")
+    target = uri.replace("/in/rows.csv", "/out")
+    transformer = Transformer(
+        model, 1, "ml.m5.large", strategy="SingleRecord", assemble_with="Line", output_path=target, accept="text/csv"
+    )  # fmt: skip
+    transformer.transform(
+        uri, content_type="text/csv", split_type="Line", input_filter="$[1:]", output_filter="$[0,-2]",
+        join_source="Input", wait=True, logs=False,
+    )  # fmt: skip
+    assert cloud.read(f"{target}/rows.csv.out") == b"7,3\n8,7\n"
+
+
+@pytest.mark.usefixtures("cloud")
+def test_deploy(model: str) -> None:
+    name = unique("sdk")
+    variant = ProductionVariant(
+        variant_name="v1", model_name=model, initial_instance_count=1, instance_type="ml.m5.large"
+    )
+    EndpointConfig.create(endpoint_config_name=name, production_variants=[variant])
+    endpoint = Endpoint.create(endpoint_name=name, endpoint_config_name=name)
+    assert endpoint
+    endpoint.wait_for_status("InService", poll=1)
+    answer = endpoint.invoke(body="1,2\n3,4", content_type="text/csv")
+    assert answer
+    assert answer.body.read() == b"3,2\n7,2"
+    endpoint.delete()
 
 
 @pytest.mark.parametrize("scope", ["training", "inference"])
