@@ -202,8 +202,8 @@ def _moment(value: Any) -> float | None:
 
 
 def _encodes(text: str) -> bool:
-    """Whether it is text; JSON can write halves of surrogate pairs, which no encoding has."""
-    return text.isascii() or not re.search(r"[\ud800-\udfff]", text)
+    """Whether it is text; JSON can write NUL, which no environment takes, and halves of surrogate pairs."""
+    return not re.search(r"[\0\ud800-\udfff]", text)
 
 
 def _is_base64(text: str) -> bool:

@@ -121,7 +121,8 @@ def test_a_union_has_one_member() -> None:
 @pytest.mark.parametrize(
     "members",
     [
-        {"Name": 1}, {"Name": True}, {"Name": []}, {"Name": "\ud800"}, {"Kinds": "A"}, {"Kinds": {}}, {"Kinds": [1]},
+        {"Name": 1}, {"Name": True}, {"Name": []}, {"Name": "\ud800"}, {"Name": "a\0"},
+        {"Kinds": "A"}, {"Kinds": {}}, {"Kinds": [1]},
         {"Pairs": ["k"]}, {"Pair": []}, {"Map": []}, {"Map": {"k": "1"}}, {"Map": {"\udfff": 1}}, {"Size": "1"},
         {"Size": 1.5}, {"Size": True}, {"Size": 2**31}, {"Count": 2**63}, {"Ratio": "1"}, {"Ratio": float("inf")},
         {"Ratio": 10**400}, {"Flag": 1}, {"Flag": "true"}, {"When": True}, {"When": "yesterday"}, {"When": 1e300},
