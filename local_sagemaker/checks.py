@@ -1,8 +1,6 @@
 """What is checked before anything starts, each with AWS's sentence: the role, S3 sources, buckets, instance counts."""
 
-import contextlib
 import html
-import http.client
 import json
 import re
 import urllib.parse
@@ -25,7 +23,7 @@ def check_role(cloud: Cloud, role_arn: str) -> None:
     if found.group(1) != ACCOUNT:
         raise invalid("Cross-account pass role is not allowed.")
     name = urllib.parse.quote(found.group(2).rpartition("/")[2], safe="")
-    status, body = _ask(cloud, "GET", f"/?Action=GetRole&Version=2010-05-08&RoleName={name}")
+    status, body = cloud.aws.request("GET", f"/?Action=GetRole&Version=2010-05-08&RoleName={name}")
     if status not in {200, 400, 404}:
         raise RuntimeError(f"IAM answered GetRole {name} with {status}")
     members = dict(re.findall(r"<(Arn|AssumeRolePolicyDocument)>([^<]*)<", body.decode()))
@@ -64,7 +62,7 @@ def check_s3_source(cloud: Cloud, uri: str, data_type: str, role_arn: str, regio
     bucket, key = _split(uri)
     if data_type == "S3Prefix":
         query = urllib.parse.urlencode({"list-type": 2, "max-keys": 1, "prefix": key})
-        there = b"<Key>" in _ask(cloud, "GET", f"/{bucket}?{query}")[1]
+        there = b"<Key>" in cloud.aws.request("GET", f"/{bucket}?{query}")[1]
     else:
         there = _exists(cloud, bucket, key)
     if not there:
@@ -88,7 +86,7 @@ def check_bucket(cloud: Cloud, uri: str) -> None:
     On AWS this shows at the job's end, as `ClientError: Artifact upload failed`; before it has run is better.
     """
     bucket, _ = _split(uri)
-    if _ask(cloud, "HEAD", f"/{bucket}")[0] != 200:
+    if cloud.aws.request("HEAD", f"/{bucket}")[0] != 200:
         raise invalid(f'The S3 bucket "{bucket}" of the output path "{uri}" does not exist; create it first.')
 
 
@@ -116,13 +114,4 @@ def _split(uri: str) -> tuple[str, str]:
 
 
 def _exists(cloud: Cloud, bucket: str, key: str) -> bool:
-    return bool(key) and _ask(cloud, "HEAD", f"/{bucket}/{urllib.parse.quote(key)}")[0] == 200
-
-
-def _ask(cloud: Cloud, method: str, path: str) -> tuple[int, bytes]:
-    """Status and body. Not boto3: its IAM client holds 4 MB, and MiniStack asks for no signature."""
-    connection = http.client.HTTPConnection(urllib.parse.urlsplit(cloud.settings.aws_url).netloc, timeout=30)
-    with contextlib.closing(connection):
-        connection.request(method, path)
-        response = connection.getresponse()
-        return response.status, response.read()
+    return bool(key) and cloud.aws.request("HEAD", f"/{bucket}/{urllib.parse.quote(key)}")[0] == 200

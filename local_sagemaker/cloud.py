@@ -5,10 +5,10 @@ import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from local_sagemaker.aws import Aws
 from local_sagemaker.images import Images
-from local_sagemaker.s3 import S3, client
+from local_sagemaker.s3 import S3
 from local_sagemaker.store import Store
 from local_sagemaker.warm import WarmPool
 
@@ -43,8 +43,7 @@ class Cloud:
         self.state = settings.state
         self.store = Store(self.state / "documents.sqlite")
         self.images = settings.images
-        self.s3 = S3(settings.aws_url)
-        self.logs: Any = client("logs", settings.aws_url)
-        self.cloudwatch: Any = client("cloudwatch", settings.aws_url)
+        self.aws = Aws(settings.aws_url)
+        self.s3 = S3(self.aws)
         self.warm = WarmPool(self.state / "tmp", self.state / "log", settings.mark)
         self.closing = threading.Event()

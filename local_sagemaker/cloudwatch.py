@@ -4,10 +4,8 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
+from local_sagemaker.aws import Aws, AwsError
 from local_sagemaker.metrics import MetricLog
 from local_sagemaker.protocol import Document
 
@@ -24,9 +22,9 @@ class MetricSender:
     A failure to send is logged and tried again with the next values: it must not fail the job.
     """
 
-    def __init__(self, client: Any, job: Document, logs: Sequence[Path]) -> None:
+    def __init__(self, aws: Aws, job: Document, logs: Sequence[Path]) -> None:
         definitions = job["AlgorithmSpecification"].get("MetricDefinitions", [])
-        self._client = client
+        self._aws = aws
         self._dimensions = [{"Name": "TrainingJobName", "Value": job["TrainingJobName"]}]
         self._logs = [(item["Name"], MetricLog(file, item)) for item in definitions for file in logs]
         self._unsent: list[Document] = []
@@ -44,7 +42,11 @@ class MetricSender:
         ]
         try:
             while self._unsent:
-                self._client.put_metric_data(Namespace=NAMESPACE, MetricData=self._unsent[:MOST_DATA])
+                self._aws.call(
+                    "GraniteServiceVersion20100801.PutMetricData",
+                    Namespace=NAMESPACE,
+                    MetricData=self._unsent[:MOST_DATA],
+                )
                 del self._unsent[:MOST_DATA]
-        except (BotoCoreError, ClientError) as error:
+        except AwsError as error:
             log.warning("%d metrics were not sent to CloudWatch: %s", len(self._unsent), error)

@@ -290,7 +290,7 @@ class Debugger:
             cloud=self._cloud,
             name=f"ProcessingJob/{identifier}",
             boxes=[place],
-            shippers=[Shipper(self._cloud.logs, place.log, "/aws/sagemaker/ProcessingJobs", stream)],
+            shippers=[Shipper(self._cloud.aws, place.log, "/aws/sagemaker/ProcessingJobs", stream)],
             stop=threading.Event(),
             interruption=threading.Event(),
             limit_s=RULE_LIMIT_S,

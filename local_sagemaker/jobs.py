@@ -239,7 +239,7 @@ class Jobs(Resources, ABC):
             name=f"{self.kind}/{name}",
             boxes=boxes,
             shippers=[
-                Shipper(self.cloud.logs, item.log, group, f"{name}/{item.root.name}-{now}") for item in boxes
+                Shipper(self.cloud.aws, item.log, group, f"{name}/{item.root.name}-{now}") for item in boxes
             ],
             stop=control.stop,
             interruption=control.interruption,

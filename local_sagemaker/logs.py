@@ -3,9 +3,8 @@
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from local_sagemaker.aws import Aws, AwsError
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +18,8 @@ class Shipper:
     A failure to ship is logged and tried again with the next lines: it must not fail the job.
     """
 
-    def __init__(self, client: Any, file: Path, group: str, stream: str) -> None:
-        self._client = client
+    def __init__(self, aws: Aws, file: Path, group: str, stream: str) -> None:
+        self._aws = aws
         self._file = file
         self._group = group
         self._stream = stream
@@ -33,7 +32,7 @@ class Shipper:
             self._create()
             while self._ship_once(final):
                 pass
-        except (BotoCoreError, ClientError) as error:
+        except AwsError as error:
             # After a restart of the log service the stream is gone, as are its lines: they are in the file.
             self._created = False
             log.warning("%s was not shipped to CloudWatch Logs: %s", self._file, error)
@@ -53,20 +52,26 @@ class Shipper:
         texts = [line.decode("utf-8", "replace").rstrip("\r\n") for line in lines]
         # CloudWatch refuses an empty message.
         events = [{"timestamp": now, "message": text or " "} for text in texts]
-        self._client.put_log_events(logGroupName=self._group, logStreamName=self._stream, logEvents=events)
+        self._aws.call(
+            "Logs_20140328.PutLogEvents",
+            logGroupName=self._group,
+            logStreamName=self._stream,
+            logEvents=events,
+        )
         self._offset += sum(map(len, lines))
         return True
 
     def _create(self) -> None:
         if self._created:
             return
-        for call, arguments in (
-            (self._client.create_log_group, {"logGroupName": self._group}),
-            (self._client.create_log_stream, {"logGroupName": self._group, "logStreamName": self._stream}),
+        stream = {"logGroupName": self._group, "logStreamName": self._stream}
+        for operation, members in (
+            ("CreateLogGroup", {"logGroupName": self._group}),
+            ("CreateLogStream", stream),
         ):
             try:
-                call(**arguments)
-            except ClientError as error:
-                if error.response["Error"]["Code"] != "ResourceAlreadyExistsException":
+                self._aws.call(f"Logs_20140328.{operation}", **members)
+            except AwsError as error:
+                if error.code != "ResourceAlreadyExistsException":
                     raise
         self._created = True

@@ -72,7 +72,7 @@ class ModelServer:
         self._in_docker = False
         self._closing = threading.Event()
         self._first_end = threading.Event()
-        self._shipper = Shipper(cloud.logs, plan.box.log, plan.log_group, plan.log_stream)
+        self._shipper = Shipper(cloud.aws, plan.box.log, plan.log_group, plan.log_stream)
         self._thread = threading.Thread(target=self._supervise, name=plan.log_stream, daemon=True)
         self._thread.start()
 

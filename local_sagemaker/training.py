@@ -203,7 +203,7 @@ class TrainingJobs(Jobs):
             run.watch.add(checkpoints.send)
         if "TensorBoardOutputConfig" in job:
             self._send_tensorboard(job, run)
-        run.watch.add(MetricSender(self.cloud.cloudwatch, job, [host.log for host in run.boxes]).send)
+        run.watch.add(MetricSender(self.cloud.aws, job, [host.log for host in run.boxes]).send)
         self._advance(
             job["TrainingJobName"],
             "Training",

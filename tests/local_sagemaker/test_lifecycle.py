@@ -30,7 +30,7 @@ def processes_of(state: Path) -> list[psutil.Process]:
 def wait_until_gone(state: Path) -> None:
     deadline = time.monotonic() + 5
     while left := processes_of(state):
-        assert time.monotonic() < deadline, left
+        assert time.monotonic() < deadline, [(p, p.cmdline(), p.ppid(), p.environ().get("LOCAL_SAGEMAKER")) for p in left]
         time.sleep(0.05)
 
 
