@@ -31,6 +31,7 @@ from local_sagemaker.cloud import Cloud, Settings
 from local_sagemaker.images import Images
 from local_sagemaker.ministack import MiniStack
 from local_sagemaker.processes import Keeper, new_mark, sweep
+from local_sagemaker.roles import restore_roles
 
 log = logging.getLogger("local_sagemaker")
 
@@ -63,8 +64,11 @@ def main() -> None:
         memory_gib=arguments.job_memory,
     )
     try:
-        service = Service(Cloud(settings))
+        cloud = Cloud(settings)
+        service = Service(cloud)
         ministack.wait_until_ready()
+        restore_roles(cloud)
+        ministack.restarted = lambda: restore_roles(cloud)
         service.recover()
         asyncio.run(_serve(service, settings, listener))
         service.close()

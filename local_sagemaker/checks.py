@@ -1,57 +1,13 @@
-"""What is checked before anything starts, each with AWS's sentence: the role, S3 sources, buckets, instance counts."""
+"""What is checked before anything starts, each with AWS's sentence: S3 sources, buckets, instance counts."""
 
-import html
-import json
-import re
 import urllib.parse
-from typing import Any
 
 from local_sagemaker.cloud import Cloud
-from local_sagemaker.protocol import ACCOUNT, ApiError, invalid
+from local_sagemaker.protocol import ApiError, invalid
 from local_sagemaker.s3 import TransferError, split
 
-SERVICE = "sagemaker.amazonaws.com"
 MOST_INSTANCES = 8
 """Instances of one job; on AWS it is a quota of the account for each instance type."""
-
-
-def check_role(cloud: Cloud, role_arn: str) -> None:
-    """Raises ApiError unless the role is in the local IAM and its trust policy lets SageMaker assume it."""
-    found = re.fullmatch(r"arn:aws[a-z-]*:iam::(\d{12}):role/(.+)", role_arn)
-    if not found:
-        raise invalid(f"{role_arn} is not the ARN of a role")
-    if found.group(1) != ACCOUNT:
-        raise invalid("Cross-account pass role is not allowed.")
-    name = urllib.parse.quote(found.group(2).rpartition("/")[2], safe="")
-    status, body = cloud.aws.request("GET", f"/?Action=GetRole&Version=2010-05-08&RoleName={name}")
-    if status not in {200, 400, 404}:
-        raise RuntimeError(f"IAM answered GetRole {name} with {status}")
-    members = dict(re.findall(r"<(Arn|AssumeRolePolicyDocument)>([^<]*)<", body.decode()))
-    if members.get("Arn") != role_arn or not _trusts(members["AssumeRolePolicyDocument"]):
-        raise invalid(
-            f"Could not assume role {role_arn}. Please ensure that the role exists and allows principal "
-            f"'{SERVICE}' to assume the role."
-        )
-
-
-def _trusts(policy: str) -> bool:
-    """Whether a trust policy, as IAM's XML has it, lets SageMaker assume its role."""
-    document = json.loads(urllib.parse.unquote(html.unescape(policy)))
-    effects = {
-        statement["Effect"]
-        for statement in _listed(document["Statement"])
-        if _names(statement.get("Principal", {})) & {SERVICE, "*"}
-        and {"sts:AssumeRole", "sts:*", "*"} & set(_listed(statement.get("Action", [])))
-    }
-    return effects == {"Allow"}
-
-
-def _names(principal: Any) -> set[str]:
-    return {"*"} if principal == "*" else set(_listed(principal.get("Service", [])))
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def check_s3_source(cloud: Cloud, uri: str, data_type: str, role_arn: str, region: str = "us-east-1") -> None:

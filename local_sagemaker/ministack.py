@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from local_sagemaker.processes import MARK
@@ -23,17 +24,16 @@ class MiniStack:
         self._state = state
         self._mark = mark
         self._closing = threading.Event()
+        self.restarted: Callable[[], None] = lambda: None
+        """Called when it answers again after it has ended by itself, and has forgotten what it knew."""
         self._process = self._start()
         self._watcher = threading.Thread(target=self._watch, name="ministack", daemon=True)
 
     def wait_until_ready(self) -> None:
         """Raises RuntimeError, with the end of its log, when it does not come up."""
-        limit = time.monotonic() + START_LIMIT_S
-        while time.monotonic() < limit and self._process.poll() is None:
-            if self._answers():
-                self._watcher.start()
-                return
-            time.sleep(0.05)
+        if self._answers_in_time():
+            self._watcher.start()
+            return
         lines = self.log.read_text(errors="replace").splitlines()[-5:]
         raise RuntimeError(f"MiniStack did not start on port {self._port} (--aws-port): {' / '.join(lines)}")
 
@@ -45,6 +45,14 @@ class MiniStack:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def _answers_in_time(self) -> bool:
+        limit = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < limit and self._process.poll() is None and not self._closing.is_set():
+            if self._answers():
+                return True
+            time.sleep(0.05)
+        return False
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=2)
@@ -63,6 +71,9 @@ class MiniStack:
             "TMPDIR": str(self._state / "tmp"),
             "BIND_HOST": "127.0.0.1",
             "GATEWAY_PORT": str(self._port),
+            # When it ends in order it keeps all that it knows; S3 is on disk at any moment.
+            "PERSIST_STATE": "1",
+            "STATE_DIR": str(self._state / "aws"),
             "S3_PERSIST": "1",
             "S3_DATA_DIR": str(self._state / "s3"),
             "SERVICES": "s3,iam,sts,cloudwatch,logs",
@@ -88,6 +99,9 @@ class MiniStack:
             status = self._process.wait()
             if self._closing.is_set():
                 return
-            print(f"MiniStack ended with status {status}; starting it again, see {self.log}", file=sys.stderr)
+            # Not at once: what ended it may do so again.
             time.sleep(1)
+            print(f"MiniStack ended with status {status}; starting it again, see {self.log}", file=sys.stderr)
             self._process = self._start()
+            if self._answers_in_time():
+                self.restarted()

@@ -1,11 +1,12 @@
 """Models and endpoint configurations: documents that endpoints and transform jobs carry out."""
 
-from local_sagemaker.checks import check_bucket, check_instances, check_model_data, check_role
+from local_sagemaker.checks import check_bucket, check_instances, check_model_data
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.jobs import refuse
 from local_sagemaker.protocol import Document, invalid
 from local_sagemaker.registry import Registry
 from local_sagemaker.resources import Resources
+from local_sagemaker.roles import check_role
 
 MODEL_UNSUPPORTED = {
     "Containers[1]": "inference pipelines",

@@ -4,11 +4,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from local_sagemaker.checks import check_bucket, check_instances, check_role
+from local_sagemaker.checks import check_bucket, check_instances
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.images import Image
 from local_sagemaker.jobs import Jobs, Slots, refuse, refuse_several_hosts
 from local_sagemaker.protocol import Document, invalid
+from local_sagemaker.roles import check_role
 from local_sagemaker.runner import (
     Box,
     Command,

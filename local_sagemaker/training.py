@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from local_sagemaker import toolkit
-from local_sagemaker.checks import check_bucket, check_instances, check_role, check_s3_source
+from local_sagemaker.checks import check_bucket, check_instances, check_s3_source
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.cloudwatch import MetricSender
 from local_sagemaker.debugger import Debugger, check_debugger
@@ -16,6 +16,7 @@ from local_sagemaker.jobs import Jobs, Slots, refuse, refuse_several_hosts
 from local_sagemaker.metrics import final_metrics, metric_pattern
 from local_sagemaker.packages import RequirementsError, install
 from local_sagemaker.protocol import Document, invalid
+from local_sagemaker.roles import check_role
 from local_sagemaker.runner import (
     Box,
     Command,

@@ -8,20 +8,17 @@ from typing import Any
 
 import pytest
 
-from local_sagemaker.checks import (
-    check_bucket,
-    check_instances,
-    check_model_data,
-    check_role,
-    check_s3_source,
-)
+from local_sagemaker.aws import Aws
+from local_sagemaker.checks import check_bucket, check_instances, check_model_data, check_s3_source
 from local_sagemaker.protocol import ApiError
+from local_sagemaker.roles import check_role
+from local_sagemaker.store import Store
 from tests.local_sagemaker.cloud_client import BUCKET, ROLE, TRUST, Cloud, unique
 
 
 def service(cloud: Cloud) -> Any:
     """The part of the service's Cloud that checks use: where AWS is."""
-    return SimpleNamespace(settings=SimpleNamespace(aws_url=cloud.address["aws"], state=Path()))
+    return SimpleNamespace(aws=Aws(cloud.address["aws"]), store=Store(Path(":memory:")))
 
 
 def trust(**changes: Any) -> Any:

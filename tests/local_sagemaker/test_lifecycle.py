@@ -30,7 +30,7 @@ def processes_of(state: Path) -> list[psutil.Process]:
 def wait_until_gone(state: Path) -> None:
     deadline = time.monotonic() + 5
     while left := processes_of(state):
-        assert time.monotonic() < deadline, [(p, p.cmdline(), p.ppid(), p.environ().get("LOCAL_SAGEMAKER")) for p in left]
+        assert time.monotonic() < deadline, [process.cmdline() for process in left]
         time.sleep(0.05)
 
 
@@ -79,6 +79,17 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
     assert again.train("print('loss=1')")["TrainingJobStatus"] == "Completed"
     assert again.end() == 0
     wait_until_gone(again.state)
+
+
+def test_a_role_that_jobs_have_used_survives_a_kill(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path / "state")
+    role = cloud.role(unique("kept"))
+    assert cloud.train("print('loss=1')", RoleArn=role)["TrainingJobStatus"] == "Completed"
+    cloud.end(signal.SIGKILL)
+    wait_until_gone(cloud.state)
+    again = Cloud(tmp_path / "state")
+    assert again.train("print('loss=1')", RoleArn=role)["TrainingJobStatus"] == "Completed"
+    assert again.end() == 0
 
 
 def test_sigterm_ends_everything_within_seconds(tmp_path: Path) -> None:
