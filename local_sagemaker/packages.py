@@ -68,15 +68,9 @@ def _met(image: Image, lines: Sequence[str], folder: Path) -> bool:
 
 def _changes(image: Image, lines: Sequence[str], folder: Path, *options: str) -> list[str]:
     """NAME==VERSION of all that uv installs, or would. Raises _UvError."""
-    command = [
-        uv.find_uv_bin(),
-        "pip",
-        "install",
-        "--python",
-        str(image.python),
-        "--output-format=json",
-        *options,
-    ]
+    # Debian's own Python lets nobody ask, even though nothing is installed there.
+    where = ["--python", str(image.python), "--break-system-packages"]
+    command = [uv.find_uv_bin(), "pip", "install", *where, "--output-format=json", *options]
     done = subprocess.run(
         [*command, "-r", "-"], input="\n".join(lines), cwd=folder, capture_output=True, text=True, check=False
     )

@@ -4,7 +4,7 @@ import gzip
 import logging
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from local_sagemaker.servers import ModelServer, ServerError, ServerPlan, unpack
 log = logging.getLogger(__name__)
 
 MIB = 1 << 20
+STOP_EVERY_S = 0.2
 # Of requests at once times their size.
 MOST_MIB = 100
 UNSUPPORTED = {
@@ -129,6 +130,11 @@ class TransformJobs(Jobs):
             requests, objects = (stack.enter_context(ThreadPoolExecutor(concurrent)) for _ in range(2))
             sender = _Sender(self.cloud, job, run, servers, client, settings, data_processing(job), requests)
             results = [objects.submit(sender.send, number, item) for number, item in enumerate(found)]
+            while wait(results, timeout=STOP_EVERY_S).not_done:
+                if run.stop.is_set() or self.cloud.closing.is_set():
+                    # Requests under way end with their server.
+                    for server in servers:
+                        server.close()
         errors = [error for result in results if (error := result.exception())]
         for error in errors:
             if not isinstance(error, TransferError | _StoppedError):
@@ -199,7 +205,6 @@ class _Sender:
             raise _StoppedError
 
     def _post(self, server: ModelServer, item: Found, content: bytes) -> httpx.Response:
-        self._go_on()
         headers = {}
         if content_type := self.job["TransformInput"].get("ContentType"):
             headers["content-type"] = content_type
@@ -207,6 +212,7 @@ class _Sender:
             headers["accept"] = accept
         retries = self.job.get("ModelClientConfig", {}).get("InvocationsMaxRetries", 0)
         for attempt in range(retries + 1):
+            self._go_on()
             try:
                 url = f"http://127.0.0.1:{server.port}/invocations"
                 # A limit of 0 asks for chunked encoding.
@@ -219,4 +225,5 @@ class _Sender:
                     return answer
                 reason = f"status {answer.status_code}: {answer.text[:500]}"
             log.warning("transform of %s, attempt %d: %s", item, attempt + 1, reason)
+        self._go_on()
         raise TransferError(f"AlgorithmError: the model did not transform {item}: {reason}")

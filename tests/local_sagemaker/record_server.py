@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import time
 from typing import Any
 
 
@@ -15,6 +16,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         lines = self.body().decode().splitlines()
+        if "slow" in lines:
+            print("slow", flush=True)
+            time.sleep(600)
         if "bad" in lines:
             self.answer(400, "a bad record")
         elif self.headers["content-type"] == "text/csv":

@@ -84,6 +84,17 @@ def test_another_version_than_the_images_comes_first(tmp_path: Path, wheels: Pat
     assert sees(tmp_path / "packages", "importlib.metadata.version('iniconfig')") == "0.1"
 
 
+@pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="there is no /usr/bin/python3")
+def test_the_machines_own_python_is_asked_and_not_changed(tmp_path: Path, wheels: Path) -> None:
+    wheel(wheels, "evergreen_a", "1.0")
+    image = Image("system", Path("/usr/bin/python3"))
+    file = requirements(tmp_path, "evergreen_a\n")
+    assert install(file, image, tmp_path / "packages")
+    assert (tmp_path / "packages/evergreen_a.py").exists()
+    # It was not installed there, or it would be met now.
+    assert install(file, image, tmp_path / "more")
+
+
 @pytest.mark.usefixtures("wheels")
 def test_what_cannot_be_had_is_named(tmp_path: Path) -> None:
     file = requirements(tmp_path, "pyyaml\nevergreen-missing>3\npytest>1000\n")

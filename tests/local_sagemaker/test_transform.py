@@ -160,6 +160,24 @@ def test_a_path_that_leads_nowhere_fails(cloud: Cloud, model: str) -> None:
     assert job["FailureReason"].endswith('rows.csv: the JSONPath $.x leads nowhere in ["7", "1", "2"]')
 
 
+def test_stop_does_not_wait_for_the_model(cloud: Cloud, model: str) -> None:
+    name = unique("transform")
+    uri = cloud.put(f"in/{name}/rows.csv", "slow")
+    source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": uri}}
+    cloud.sagemaker.create_transform_job(
+        TransformJobName=name,
+        ModelName=model,
+        TransformInput={"DataSource": source},
+        TransformOutput={"S3OutputPath": f"s3://{BUCKET}/out/{name}"},
+        TransformResources={"InstanceType": "ml.m5.large", "InstanceCount": 1},
+    )
+    log = cloud.state / "jobs/TransformJob" / name / "algo-1/log"
+    wait(lambda: {"line": "yes" if log.exists() and "slow" in log.read_text() else "Creating"}, "line")
+    cloud.sagemaker.stop_transform_job(TransformJobName=name)
+    job = wait(lambda: cloud.sagemaker.describe_transform_job(TransformJobName=name), "TransformJobStatus")
+    assert job["TransformJobStatus"] == "Stopped"
+
+
 # Without a service
 
 
