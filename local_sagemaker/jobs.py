@@ -59,7 +59,11 @@ class Slots:
     def _work(self) -> None:
         while True:
             jobs, name = self._queue.get()
-            jobs.run(name)
+            try:
+                jobs.run(name)
+            except Exception:
+                # The slot has further jobs to carry out.
+                log.exception("%s %s", jobs.kind, name)
 
 
 class _Control:

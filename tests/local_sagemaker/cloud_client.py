@@ -11,7 +11,7 @@ import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import boto3
 
@@ -50,11 +50,14 @@ def archive(files: dict[str, str]) -> bytes:
 class Cloud:
     """A running service with clients for it."""
 
+    running: ClassVar[list["Cloud"]] = []
+
     def __init__(self, state: Path, *options: str, port: int = 0, aws_port: int = 0) -> None:
         self.state = state
         state.mkdir(parents=True, exist_ok=True)
         self._log: IO[bytes] = (state / "stderr").open("ab")
         self.process = launch(state, *options, port=port, aws_port=aws_port, stderr=self._log)
+        self.running.append(self)
         assert self.process.stdout
         line = self.process.stdout.readline()
         assert line, (state / "stderr").read_text()
@@ -84,6 +87,7 @@ class Cloud:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Signal the service and wait; its exit status."""
+        self.running.remove(self)
         os.kill(self.process.pid, number)
         status = self.process.wait(15)
         assert self.process.stdout

@@ -1,5 +1,6 @@
 """One local cloud for the whole session, with its own state and free ports."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,3 +13,12 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     running = Cloud(tmp_path_factory.mktemp("cloud"))
     yield running
     assert running.end() == 0
+
+
+@pytest.fixture(autouse=True)
+def no_service_outlives_its_test() -> Iterator[None]:
+    """A test that fails half-way leaves none behind."""
+    before = list(Cloud.running)  # the session's
+    yield
+    for left in [cloud for cloud in Cloud.running if cloud not in before]:
+        left.end(signal.SIGKILL)
