@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from local_sagemaker import toolkit
+from local_sagemaker import namespace, toolkit
 from local_sagemaker.checks import check_bucket, check_instances, check_s3_source
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.cloudwatch import MetricSender
@@ -100,6 +100,7 @@ class TrainingJobs(Jobs):
         resources = self.resources_of(request)
         check_instances(resources.get("InstanceType", "local"), resources["InstanceCount"], "training job")
         refuse_several_hosts(resources["InstanceCount"])
+        _refuse_drivers(request)
         self._check_times(request)
         for definition in algorithm.get("MetricDefinitions", []):
             metric_pattern(definition)
@@ -403,6 +404,16 @@ def _artifacts(job: Document) -> str:
     """Where the model is, or will be."""
     uncompressed = job["OutputDataConfig"].get("CompressionType") == "NONE"
     return f"{_output(job)}/model/" if uncompressed else f"{_output(job)}/model.tar.gz"
+
+
+def _refuse_drivers(request: Document) -> None:
+    """Raise ApiError for the SDK's ModelTrainer where there is no /opt/ml, which its drivers name in their code."""
+    drivers = any(channel["ChannelName"] == "sm_drivers" for channel in request.get("InputDataConfig", []))
+    if drivers and (reason := namespace.unavailable()):
+        raise invalid(
+            "The channel sm_drivers holds code of the SageMaker SDK that needs a real /opt/ml, which takes Linux with "
+            f"user namespaces, and here {reason}"
+        )
 
 
 def _transition(job: Document, status: str, message: str) -> None:

@@ -52,11 +52,13 @@ class Cloud:
 
     running: ClassVar[list["Cloud"]] = []
 
-    def __init__(self, state: Path, *options: str, port: int = 0, aws_port: int = 0) -> None:
+    def __init__(
+        self, state: Path, *options: str, port: int = 0, aws_port: int = 0, before: tuple[str, ...] = ()
+    ) -> None:
         self.state = state
         state.mkdir(parents=True, exist_ok=True)
         self._log: IO[bytes] = (state / "stderr").open("ab")
-        self.process = launch(state, *options, port=port, aws_port=aws_port, stderr=self._log)
+        self.process = launch(state, *options, port=port, aws_port=aws_port, stderr=self._log, before=before)
         self.running.append(self)
         assert self.process.stdout
         line = self.process.stdout.readline()
@@ -205,11 +207,17 @@ class Cloud:
 
 
 def launch(
-    state: Path, *options: str, port: int = 0, aws_port: int = 0, stderr: Any = subprocess.PIPE
+    state: Path,
+    *options: str,
+    port: int = 0,
+    aws_port: int = 0,
+    stderr: Any = subprocess.PIPE,
+    before: tuple[str, ...] = (),
 ) -> "subprocess.Popen[bytes]":
     """Start the service; it prints its line when it answers."""
     return subprocess.Popen(
         [
+            *before,
             REPOSITORY / "var/venv/cloud/bin/python",  # clients may run in another environment
             "-m",
             "local_sagemaker",

@@ -1,6 +1,8 @@
 """What a job sees of the machine: its own /opt/ml, its hosts, its network, its limits."""
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -97,6 +99,41 @@ def test_a_file_larger_than_the_volume(cloud: Cloud, image: str) -> None:
     script = "open('/opt/ml/model/big', 'wb').truncate(2 << 30)"
     job = cloud.train(script, image, ResourceConfig=CLUSTER | {"InstanceCount": 1})
     assert job["FailureReason"].endswith("OSError: [Errno 27] File too large, exit code: 1")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """A service on a machine that allows no mount namespaces."""
+    forbid = "echo 0 > /proc/sys/user/max_mnt_namespaces"
+    cloud = Cloud(
+        tmp_path_factory.mktemp("bare"), before=("unshare", "-Ur", "sh", "-c", f'{forbid}; exec "$@"', "sh")
+    )
+    yield cloud
+    assert cloud.end() == 0
+
+
+def test_without_namespaces_paths_are_replaced(bare: Cloud) -> None:
+    script = (
+        "import os, sys; print(os.environ['SM_MODEL_DIR'], sys.argv[2]); open('/proc/self/environ').close()"
+    )
+    job = bare.train(script, HyperParameters={"to": "/opt/mlx"}, Environment={"A": "/opt/ml/model"})
+    assert job["TrainingJobStatus"] == "Completed", job
+    assert bare.log("TrainingJobs", job["TrainingJobName"]) == [
+        f"{bare.state}/jobs/TrainingJob/{job['TrainingJobName']}/algo-1/ml/model /opt/mlx"
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ResourceConfig": CLUSTER},
+        {"InputDataConfig": [channel("sm_drivers", f"s3://{BUCKET}/data/train/")]},
+    ],
+    ids=["several hosts", "the SDK's drivers"],
+)
+def test_without_namespaces_what_needs_them_is_refused(bare: Cloud, changes: dict[str, Any]) -> None:
+    with pytest.raises(ClientError, match=r"ValidationException.*user namespaces, and here .*unshare"):
+        bare.train("", **changes)
 
 
 def test_a_job_that_takes_too_much_memory(cloud: Cloud) -> None:
