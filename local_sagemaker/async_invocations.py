@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.protocol import ACCOUNT, ApiError, Document, Protocol
-from local_sagemaker.router import PREFIX, Router, model_failure
+from local_sagemaker.router import NO_TLS, PREFIX, Router, model_failure
 from local_sagemaker.s3 import TransferError
 from local_sagemaker.wire import answer, body_of, error_response
 
@@ -49,7 +49,9 @@ class AsyncInvocations:
         self._runtime = runtime
         self._lock = threading.Lock()
         self._lanes: dict[str, _Lane] = {}
-        self._client = httpx.Client(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+        self._client = httpx.Client(
+            trust_env=False, verify=NO_TLS, limits=httpx.Limits(max_keepalive_connections=0)
+        )
 
     async def invoke(self, request: Request) -> Response:
         """POST /endpoints/NAME/async-invocations, signed or not."""
