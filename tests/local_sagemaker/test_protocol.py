@@ -202,3 +202,24 @@ def test_tags(cloud: Cloud) -> None:
     )
     cloud.sagemaker.delete_tags(ResourceArn=identifier, TagKeys=["b"])
     assert cloud.sagemaker.list_tags(ResourceArn=identifier)["Tags"] == [{"Key": "a", "Value": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("operation", "member"),
+    [
+        ("CreateTrainingJob", "TrainingJobName"),
+        ("CreateProcessingJob", "ProcessingJobName"),
+        ("CreateTransformJob", "TransformJobName"),
+        ("CreateHyperParameterTuningJob", "HyperParameterTuningJobName"),
+        ("CreateModel", "ModelName"),
+        ("CreateEndpointConfig", "EndpointConfigName"),
+        ("CreateEndpoint", "EndpointName"),
+        ("CreateModelPackageGroup", "ModelPackageGroupName"),
+        ("CreateModelPackage", "ModelPackageName"),
+    ],
+)
+def test_no_name_leads_out_of_a_folder(cloud: Cloud, operation: str, member: str) -> None:
+    for name in ("..", "../x", "a/b", "/etc", "a\n"):
+        status, answer, code = call(cloud, operation, {member: name})
+        assert (status, code) == (400, "ValidationException")
+        assert f"at '{member[0].lower()}{member[1:]}' failed to satisfy constraint" in answer["message"]
