@@ -8,6 +8,7 @@ the file RULE_CONFIG and leaves its answer in the file RULE_STATUS, see docs/con
 import hashlib
 import json
 import logging
+import re
 import shutil
 import signal
 import threading
@@ -344,9 +345,16 @@ class Debugger:
 
 
 def rule_job_name(training_job: str, rule: str) -> str:
-    """JOB-RULE-HASH, as seen on AWS: the job's first 26 characters, the rule's in lower case."""
+    """JOB-RULE-HASH, as seen on AWS: the job's first 26 characters, the rule's in lower case.
+
+    A rule's name may hold anything, what comes out is a name that a processing job may have.
+
+    >>> rule_job_name("train", "../My rule")
+    'train-my-rule-90b3c4ff'
+    """
     digest = hashlib.sha256(f"{training_job}/{rule}".encode()).hexdigest()[:8]
-    return f"{training_job[:26]}-{rule.lower()[:26]}-{digest}"
+    middle = re.sub(r"[^a-z0-9]+", "-", rule.lower()).strip("-")[:26].rstrip("-")
+    return "-".join(filter(None, [training_job[:26].rstrip("-"), middle, digest]))
 
 
 def _end(process: Any) -> None:

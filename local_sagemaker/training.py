@@ -107,6 +107,9 @@ class TrainingJobs(Jobs):
         channels = request.get("InputDataConfig", [])
         if len({channel["ChannelName"] for channel in channels}) < len(channels):
             raise invalid("InputDataConfig has two channels of one name")
+        # The pattern of a ChannelName allows what is a way out of input/data.
+        if any(channel["ChannelName"] in {".", ".."} for channel in channels):
+            raise invalid("InputDataConfig has a channel whose name is not that of a folder")
         for config, default in (("CheckpointConfig", CHECKPOINTS), ("TensorBoardOutputConfig", TENSORBOARD)):
             path = request.get(config, {}).get("LocalPath", default)
             if not box(self.cloud, self.kind, "x").local(path):

@@ -298,9 +298,13 @@ class Client:
             status = document["TrainingJobStatus"]
             if self.finished.get(name, status) != status:
                 wrong.append(f"{name} was {self.finished[name]} and is {status}")
-            if status in FINAL:
-                if status == "Completed" and name not in self.finished:
+            if status == "Completed" and name not in self.finished:
+                try:
                     wrong += self._without_archive(document)
+                except BotoCoreError:
+                    # MiniStack has just been killed: another time.
+                    continue
+            if status in FINAL:
                 self.finished[name] = status
         return wrong
 
@@ -374,8 +378,8 @@ def _attack(service: Service, rng: random.Random) -> dict[str, Any]:
             end="\n" if kill % 20 == 19 else "\r", file=sys.stderr, flush=True,
         )  # fmt: skip
     wrong += _ends(client)
-    wrong += client.look()
     wrong += _answers(service)
+    wrong += client.look()
     wrong += [f"zombie {process}" for process in _lasting(service.zombies)]
     for sentence in wrong:
         print(sentence, file=sys.stderr)

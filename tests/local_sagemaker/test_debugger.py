@@ -1,12 +1,16 @@
 """The debugger's seam: configuration files, uploads while the job runs, rule statuses."""
 
 import json
+import re
 import time
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from hypothesis import given
+from hypothesis import strategies as st
 
+from local_sagemaker.debugger import rule_job_name
 from tests.local_sagemaker.cloud_client import BUCKET, Cloud, wait
 
 RULE, TORCH = "test/rule:1", "test/torch:1"
@@ -160,6 +164,12 @@ def test_a_job_that_never_ran_leaves_no_rule_in_progress(cloud: Cloud) -> None:
     cloud.sagemaker.create_training_job(**request)
     (status,) = ended(cloud, request["TrainingJobName"])["DebugRuleEvaluationStatuses"]
     assert status["RuleEvaluationStatus"] == "Error"
+
+
+@given(st.text(max_size=256))
+def test_a_rules_name_cannot_leave_the_jobs_folder(rule: str) -> None:
+    name = rule_job_name("train-" + 57 * "x", rule)
+    assert re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", name)
 
 
 def test_rules_are_checked_before_the_job_starts(cloud: Cloud) -> None:

@@ -121,6 +121,11 @@ def test_missing_data_is_refused_as_on_aws(cloud: Cloud) -> None:
         cloud.train("", InputDataConfig=[channel("train", "s3://no-such-bucket/nothing/")])
 
 
+def test_a_channel_cannot_leave_its_folder(cloud: Cloud) -> None:
+    with pytest.raises(ClientError, match=r"ValidationException.*not that of a folder"):
+        cloud.train("", InputDataConfig=[channel("..", f"s3://{BUCKET}/data/train/")])
+
+
 def test_a_manifest_names_the_files(cloud: Cloud) -> None:
     manifest = [{"prefix": f"s3://{BUCKET}/data/"}, "train/deep/b.txt"]
     uri = cloud.put("manifests/one.manifest", json.dumps(manifest))
