@@ -687,9 +687,10 @@ class Surface(RuleBasedStateMachine):
 
     def tour(self) -> None:
         """Every operation once with success, and once without."""
-        self.make_some(KINDS)
-        self.stop(TRANSFORM, "a")
-        self.stop(TUNING, "a")
+        self.make_some((ENDPOINT,))
+        for kind in (TRANSFORM, TUNING):
+            self.create(kind, "a", COMMANDS[0], "a")
+            self.stop(kind, "a")
         for kind in KINDS:
             self.create(kind, "a", COMMANDS[0], "a")
         self.register("a")
