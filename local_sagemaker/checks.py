@@ -16,11 +16,7 @@ def check_s3_source(cloud: Cloud, uri: str, data_type: str, role_arn: str, regio
     AWS checks training, tuning and transform jobs so; a processing job fails when it runs.
     """
     bucket, key = _split(uri)
-    if data_type == "S3Prefix":
-        query = urllib.parse.urlencode({"list-type": 2, "max-keys": 1, "prefix": key})
-        there = b"<Key>" in cloud.aws.request("GET", f"/{bucket}?{query}")[1]
-    else:
-        there = _exists(cloud, bucket, key)
+    there = _below(cloud, bucket, key) if data_type == "S3Prefix" else _exists(cloud, bucket, key)
     if not there:
         raise invalid(
             f'No S3 objects found under S3 URL "{uri}" given in input data source. Please ensure that the bucket '
@@ -29,10 +25,10 @@ def check_s3_source(cloud: Cloud, uri: str, data_type: str, role_arn: str, regio
         )
 
 
-def check_model_data(cloud: Cloud, uri: str) -> None:
-    """Raises ApiError when there is no object at the URI."""
+def check_model_data(cloud: Cloud, uri: str, data_type: str = "S3Object") -> None:
+    """Raises ApiError when there is no object at the URI, or with S3Prefix below it."""
     bucket, key = _split(uri)
-    if not _exists(cloud, bucket, key):
+    if not (_below(cloud, bucket, key) if data_type == "S3Prefix" else _exists(cloud, bucket, key)):
         raise invalid(f"Could not find model data at {uri}.")
 
 
@@ -67,6 +63,11 @@ def _split(uri: str) -> tuple[str, str]:
     except TransferError as error:
         raise invalid(f"{uri} is not an S3 URI (s3://BUCKET/KEY)") from error
     return urllib.parse.quote(bucket, safe=""), key
+
+
+def _below(cloud: Cloud, bucket: str, prefix: str) -> bool:
+    query = urllib.parse.urlencode({"list-type": 2, "max-keys": 1, "prefix": prefix})
+    return b"<Key>" in cloud.aws.request("GET", f"/{bucket}?{query}")[1]
 
 
 def _exists(cloud: Cloud, bucket: str, key: str) -> bool:

@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from local_sagemaker.checks import check_instances
@@ -22,6 +23,7 @@ from local_sagemaker.servers import ModelServer, ServerError, ServerPlan, unpack
 log = logging.getLogger(__name__)
 
 DRAIN_LIMIT_S = 65.0
+TRIES_TO_COME_BACK = 5
 # Instances of a variant on one machine share its processors: a second keeps serving while one restarts.
 MOST_INSTANCES = 2
 UNSUPPORTED = {
@@ -122,15 +124,15 @@ class Endpoints(Resources):
         """After a restart: endpoints come back with what they served; an update that was under way is undone."""
         shutil.rmtree(self._folder, ignore_errors=True)
         for endpoint in self.store.all(self.kind):
-            name, status = endpoint["EndpointName"], endpoint["EndpointStatus"]
+            name, status, plan = endpoint["EndpointName"], endpoint["EndpointStatus"], endpoint["Plan"]
             if status == "Creating":
-                self.set(name, EndpointStatus="Failed", FailureReason=RESTARTED)
+                self._in_background(name, partial(self._create, name, plan))
             elif status == "Deleting":
                 self.store.delete(self.kind, name)
             elif status != "Failed":
                 reason = {"FailureReason": RESTARTED} if status == "Updating" else {}
                 self.set(name, EndpointStatus="SystemUpdating", PendingDeploymentSummary=None, **reason)
-                self._in_background(name, lambda name=name, plan=endpoint["Plan"]: self._create(name, plan))  # type: ignore[misc]
+                self._in_background(name, partial(self._create, name, plan, tries=TRIES_TO_COME_BACK))
 
     def _refuse_unless_in_service(self, endpoint: Document) -> None:
         status = endpoint["EndpointStatus"]
@@ -143,7 +145,7 @@ class Endpoints(Resources):
         """The variants of a configuration, each with its model's container."""
         variants: list[Document] = self._configs.get(config_name, region)["ProductionVariants"]
         return [
-            {**variant, "Container": self._models.get(variant["ModelName"], region)["Container"]}
+            {**variant, "Container": self._models.container(variant["ModelName"], region)}
             for variant in variants
         ]
 
@@ -165,13 +167,21 @@ class Endpoints(Resources):
 
         threading.Thread(target=run, name=f"endpoint {name}", daemon=True).start()
 
-    def _create(self, name: str, plan: list[Document]) -> None:
-        try:
-            fleet = self._start(name, plan, asynchronous=bool(self.get(name).get("AsyncInferenceConfig")))
-        except (ServerError, TransferError) as error:
-            if not self._cloud.closing.is_set():
-                log.warning("endpoint %s: Failed: %s", name, error)
-                self.set(name, EndpointStatus="Failed", FailureReason=str(error))
+    def _create(self, name: str, plan: list[Document], tries: int = 1) -> None:
+        for attempt in range(1, tries + 1):
+            try:
+                fleet = self._start(name, plan, asynchronous=bool(self.get(name).get("AsyncInferenceConfig")))
+                break
+            except (ServerError, TransferError) as error:
+                if self._cloud.closing.is_set():
+                    return
+                log.warning("endpoint %s, start %d of %d: %s", name, attempt, tries, error)
+                reason = str(error)
+            # What has served before is worth some patience.
+            if attempt < tries and self._cloud.closing.wait(2.0**attempt):
+                return
+        else:
+            self.set(name, EndpointStatus="Failed", FailureReason=reason)
             return
         self._router.switch(name, fleet)
         self.set(name, EndpointStatus="InService", ProductionVariants=_summaries(plan))

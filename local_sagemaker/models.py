@@ -15,7 +15,6 @@ MODEL_UNSUPPORTED = {
     "Container.Mode=='MultiModel'": "multi-model containers",
     "Container.MultiModelConfig": "multi-model containers",
     "Container.AdditionalModelDataSources": "additional model data",
-    "Container.ModelDataSource.S3DataSource.CompressionType=='None'": "uncompressed model data",
     "Container.InferenceSpecificationName": "additional inference specifications",
 }
 CONFIG_UNSUPPORTED = {
@@ -55,16 +54,24 @@ class Models(Resources):
         refuse({**request, "Container": container}, MODEL_UNSUPPORTED)
         if "Image" not in container:
             raise invalid("The container has no Image")
+        if "ExecutionRoleArn" in request:
+            check_role(self._cloud, request["ExecutionRoleArn"])
+        source = container.get("ModelDataSource", {}).get("S3DataSource", {})
+        if uri := container.get("ModelDataUrl", source.get("S3Uri")):
+            check_model_data(self._cloud, uri, source.get("S3DataType", "S3Object"))
+        document = {"EnableNetworkIsolation": False, **request, "Container": container}
+        return {"ModelArn": self.create(request["ModelName"], region, document)}
+
+    def container(self, name: str, region: str) -> Document:
+        """What a model's servers run. Raises ApiError when its image cannot serve here.
+
+        Not earlier: a model is a document, and those of images that are on AWS alone are as good as others.
+        """
+        container: Document = self.get(name, region)["Container"]
         image = self._cloud.images.find(container["Image"])
         if not image.serve and not image.docker:
             raise invalid(f"The image {container['Image']} has no `serve` command in images.yaml")
-        if "ExecutionRoleArn" in request:
-            check_role(self._cloud, request["ExecutionRoleArn"])
-        source = container.get("ModelDataSource", {}).get("S3DataSource", {}).get("S3Uri")
-        if uri := container.get("ModelDataUrl", source):
-            check_model_data(self._cloud, uri)
-        document = {"EnableNetworkIsolation": False, **request, "Container": container}
-        return {"ModelArn": self.create(request["ModelName"], region, document)}
+        return container
 
 
 class EndpointConfigs(Resources):

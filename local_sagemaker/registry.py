@@ -85,8 +85,13 @@ class Registry(Resources):
             "ModelPackageStatus": "Completed",
             "ModelPackageStatusDetails": {"ValidationStatuses": [], "ImageScanStatuses": []},
         }
-        if ("ModelPackageGroupName" in request) == ("ModelPackageName" in request):
-            raise invalid("Give either ModelPackageGroupName or ModelPackageName")
+        if "ModelPackageGroupName" in request and "ModelPackageName" in request:
+            raise invalid(
+                "Both ModelPackageName and ModelPackageGroupName are provided in the input. Cannot determine which "
+                "one to use."
+            )
+        if "ModelPackageGroupName" not in request and "ModelPackageName" not in request:
+            raise invalid("Missing ARN.")
         if "ModelPackageName" in request:
             name = request["ModelPackageName"]
             if self.store.get(self.kind, name):

@@ -34,8 +34,10 @@ class ServerError(Exception):
 def unpack_model(cloud: Cloud, container: Document, where: Box) -> None:
     """Put a container's model data where its server finds it. Raises TransferError."""
     where.create()
-    source = container.get("ModelDataSource", {}).get("S3DataSource", {}).get("S3Uri")
-    if uri := container.get("ModelDataUrl", source):
+    source = container.get("ModelDataSource", {}).get("S3DataSource", {})
+    if source.get("CompressionType") == "None":
+        cloud.s3.download(source["S3Uri"], where.ml / "model")
+    elif uri := container.get("ModelDataUrl", source.get("S3Uri")):
         archive = where.tmp / "model.tar.gz"
         cloud.s3.download_file(uri, archive)
         unpack(archive, where.ml / "model")

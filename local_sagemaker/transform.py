@@ -49,6 +49,7 @@ class TransformJobs(Jobs):
         """CreateTransformJob. Raises ApiError."""
         refuse(request, UNSUPPORTED)
         model = self._models.get(request["ModelName"], region)
+        container = self._models.container(request["ModelName"], region)
         resources = request["TransformResources"]
         check_instances(resources["InstanceType"], resources["InstanceCount"], "transform job")
         concurrent, payload = request.get("MaxConcurrentTransforms", 0), request.get("MaxPayloadInMB", 0)
@@ -64,7 +65,7 @@ class TransformJobs(Jobs):
         role = model.get("ExecutionRoleArn", "")
         check_s3_source(self.cloud, source["S3Uri"], source["S3DataType"], role, region)
         check_bucket(self.cloud, request["TransformOutput"]["S3OutputPath"])
-        document = {**request, "Container": model["Container"]}
+        document = {**request, "Container": container}
         return {"TransformJobArn": self.submit(request["TransformJobName"], region, document)}
 
     def resources_of(self, job: Document) -> Document:

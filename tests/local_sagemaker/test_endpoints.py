@@ -180,8 +180,6 @@ def test_what_is_not_done_is_refused(cloud: Cloud) -> None:
     }
     with pytest.raises(ClientError, match="does not do canary"):
         cloud.sagemaker.create_endpoint(EndpointName="x", EndpointConfigName=config, DeploymentConfig=canary)
-    with pytest.raises(ClientError, match="no `serve` command"):
-        cloud.sagemaker.create_model(ModelName="x", PrimaryContainer={"Image": PLAIN}, ExecutionRoleArn=ROLE)
     serverless = {
         "VariantName": "v",
         "ModelName": "m",
@@ -189,6 +187,32 @@ def test_what_is_not_done_is_refused(cloud: Cloud) -> None:
     }
     with pytest.raises(ClientError, match="does not do serverless"):
         cloud.sagemaker.create_endpoint_config(EndpointConfigName="x", ProductionVariants=[serverless])
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"), [(PLAIN, "no `serve` command"), ("built/in:1", "built/in:1 is not known here")]
+)
+def test_a_model_is_a_document_until_it_is_to_serve(cloud: Cloud, image: str, sentence: str) -> None:
+    name = unique("model")
+    cloud.sagemaker.create_model(ModelName=name, PrimaryContainer={"Image": image}, ExecutionRoleArn=ROLE)
+    config = cloud.config(name)
+    with pytest.raises(ClientError, match=f"ValidationException.*{sentence}"):
+        cloud.sagemaker.create_endpoint(EndpointName=unique("endpoint"), EndpointConfigName=config)
+    with pytest.raises(ClientError, match=f"ValidationException.*{sentence}"):
+        transform(cloud, name, "anything/")
+
+
+def test_uncompressed_model_data(cloud: Cloud) -> None:
+    cloud.put("models/plain/answer.txt", "plain")
+    source = {
+        "S3Uri": f"s3://{BUCKET}/models/plain/",
+        "S3DataType": "S3Prefix",
+        "CompressionType": "None",
+    }
+    name = unique("model")
+    container = {"Image": SERVING, "ModelDataSource": {"S3DataSource": source}}
+    cloud.sagemaker.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=ROLE)
+    assert cloud.invoke(cloud.endpoint(name)).startswith("plain:")
 
 
 def transform(cloud: Cloud, model: str, prefix: str, **changes: Any) -> dict[str, Any]:

@@ -56,7 +56,11 @@ def test_an_interpreter_is_named_relative_to_its_file_and_links_are_kept(tmp_pat
     assert row.python == tmp_path / "environment/python"
 
 
-def test_docker(tmp_path: Path) -> None:
+def test_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As where an engine answers.
+    (tmp_path / "docker").write_text("#!/bin/sh\necho 28.0\n")
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     found = images(tmp_path, "[{pattern: 'a:.*', docker: true}, {pattern: 'b:.*', docker: 'base:1'}]")
     assert (found.find("a:1").docker, found.find("b:7").docker) == ("a:1", "base:1")
 

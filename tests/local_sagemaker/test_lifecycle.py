@@ -51,11 +51,13 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
     cloud.sagemaker.create_training_job(**training)
     tuning = request(cloud, SLEEPER)
     cloud.sagemaker.create_hyper_parameter_tuning_job(**tuning)
-    time.sleep(1)
+    deadline = time.monotonic() + 20
+    while not any("612" in process.cmdline() for process in processes_of(cloud.state)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     before = cloud.sagemaker.describe_endpoint(EndpointName=updating)["EndpointConfigName"]
     new = cloud.config(cloud.model("new"))
     cloud.sagemaker.update_endpoint(EndpointName=updating, EndpointConfigName=new)
-    assert any("612" in process.cmdline() for process in processes_of(cloud.state))
     cloud.end(signal.SIGKILL)
     wait_until_gone(cloud.state)
 

@@ -819,6 +819,6 @@ def test_the_surface(cloud: Cloud, operations: set[str]) -> None:
     wire = Surface.wire
     seconds, operation = wire.slowest
     print(f"{wire.answers.total()} calls, the slowest {operation} with {seconds:.2f} s")
-    log = (cloud.state / "stderr").read_text()
-    assert "Traceback" not in log, log[log.index("Traceback") :][:3000]
+    failures = [line for line in (cloud.state / "stderr").read_text().splitlines() if " ERROR " in line]
+    assert not failures
     wire.client.close()
