@@ -1,5 +1,6 @@
 """Starting, ending, being killed: what is left, and what comes back."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -27,10 +28,19 @@ def processes_of(state: Path) -> list[psutil.Process]:
     return found
 
 
+def commands_of(state: Path) -> list[str]:
+    """The command lines of what runs for a state directory."""
+    found = []
+    for process in processes_of(state):
+        with contextlib.suppress(psutil.Error):
+            found.append(" ".join(process.cmdline()))
+    return found
+
+
 def wait_until_gone(state: Path) -> None:
     deadline = time.monotonic() + 5
-    while left := processes_of(state):
-        assert time.monotonic() < deadline, [process.cmdline() for process in left]
+    while processes_of(state):
+        assert time.monotonic() < deadline, commands_of(state)
         time.sleep(0.05)
 
 
@@ -52,7 +62,7 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
     tuning = request(cloud, SLEEPER)
     cloud.sagemaker.create_hyper_parameter_tuning_job(**tuning)
     deadline = time.monotonic() + 20
-    while not any("612" in process.cmdline() for process in processes_of(cloud.state)):
+    while "sleep 612" not in commands_of(cloud.state):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     before = cloud.sagemaker.describe_endpoint(EndpointName=updating)["EndpointConfigName"]
