@@ -25,13 +25,13 @@ from typing import IO, NoReturn
 import psutil
 import uvicorn
 
-from local_sagemaker import docker
-from local_sagemaker.app import Service, application
+from local_sagemaker.api.app import Service, application
+from local_sagemaker.aws.ministack import MiniStack
 from local_sagemaker.cloud import Cloud, Settings
 from local_sagemaker.images import Images
-from local_sagemaker.ministack import MiniStack
-from local_sagemaker.processes import Keeper, new_mark, sweep
-from local_sagemaker.roles import restore_roles
+from local_sagemaker.jobs.roles import restore_roles
+from local_sagemaker.processes import docker
+from local_sagemaker.processes.keeper import Keeper, new_mark, sweep
 
 log = logging.getLogger("local_sagemaker")
 

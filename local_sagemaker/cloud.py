@@ -6,11 +6,11 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from local_sagemaker.aws import Aws
+from local_sagemaker.aws.client import Aws
+from local_sagemaker.aws.s3 import S3
 from local_sagemaker.images import Images
-from local_sagemaker.s3 import S3
+from local_sagemaker.processes.warm import WarmPool
 from local_sagemaker.store import Store
-from local_sagemaker.warm import WarmPool
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Settings:
     sagemaker_url: str
     aws_url: str
     mark: str
-    """What the environment of every process started here carries, see processes.py."""
+    """What the environment of every process started here carries, see processes/keeper.py."""
     images: Images
     slots: int = field(default_factory=lambda: max(2, os.cpu_count() or 1))
     """Jobs that run at once."""

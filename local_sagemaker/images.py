@@ -29,9 +29,9 @@ from typing import Any
 
 import yaml
 
-from local_sagemaker import docker
-from local_sagemaker.metrics import metric_pattern
-from local_sagemaker.protocol import ApiError, Document, invalid
+from local_sagemaker.api.protocol import ApiError, Document, invalid
+from local_sagemaker.jobs.metrics import metric_pattern
+from local_sagemaker.processes import docker
 
 PYTHON, HERE = "{python}", "{here}"
 DEFAULTS = Path(__file__).with_name("images.yaml")

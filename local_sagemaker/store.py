@@ -11,7 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from local_sagemaker.protocol import Document
+from local_sagemaker.api.protocol import Document
 
 SCHEMA_VERSION = 1
 SCHEMA = """

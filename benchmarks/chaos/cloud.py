@@ -419,7 +419,7 @@ def _kill_one(service: Service, rng: random.Random) -> str:
     words = " ".join(_command(process))
     with suppress(psutil.Error):
         process.kill()
-    kinds = ("ministack", "forkserver", "server.py", "processes", "search", "train.py", "sleep")
+    kinds = ("ministack", "forkserver", "server.py", "keeper", "search", "train.py", "sleep")
     return next((kind for kind in kinds if kind in words), "job")
 
 

@@ -5,7 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from local_sagemaker import docker
+from local_sagemaker.processes import docker
 
 IMAGE = "evergreen-test:1"
 PROGRAM = r"""

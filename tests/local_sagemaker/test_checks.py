@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from local_sagemaker.aws import Aws
-from local_sagemaker.checks import check_bucket, check_instances, check_model_data, check_s3_source
-from local_sagemaker.protocol import ApiError
-from local_sagemaker.roles import check_role
+from local_sagemaker.api.protocol import ApiError
+from local_sagemaker.aws.client import Aws
+from local_sagemaker.jobs.checks import check_bucket, check_instances, check_model_data, check_s3_source
+from local_sagemaker.jobs.roles import check_role
 from local_sagemaker.store import Store
 from tests.local_sagemaker.cloud_client import BUCKET, ROLE, TRUST, Cloud, unique
 

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_sagemaker.debugger import rule_job_name
+from local_sagemaker.jobs.debugger import rule_job_name
 from tests.local_sagemaker.cloud_client import BUCKET, Cloud, wait
 
 RULE, TORCH = "test/rule:1", "test/torch:1"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from local_sagemaker import docker
+from local_sagemaker.api.protocol import ApiError
 from local_sagemaker.images import Images
-from local_sagemaker.protocol import ApiError
+from local_sagemaker.processes import docker
 from tests.local_sagemaker.cloud_client import ROLE, Cloud, archive, unique, wait
 from tests.local_sagemaker.docker_image import IMAGE, build, why_not
 

@@ -7,8 +7,8 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.model import StructureShape
 
-from local_sagemaker.find import Finder
-from local_sagemaker.protocol import ApiError, Document, Protocol
+from local_sagemaker.api.find import Finder
+from local_sagemaker.api.protocol import ApiError, Document, Protocol
 from tests.local_sagemaker.cloud_client import Cloud, unique
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from local_sagemaker.api.protocol import ApiError
 from local_sagemaker.images import DEFAULTS, Images
-from local_sagemaker.protocol import ApiError
 
 PYTORCH = (
     "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.10.0-cpu-py313-ubuntu22.04-sagemaker"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from local_sagemaker.images import Image, Images
-from local_sagemaker.packages import RequirementsError, install
+from local_sagemaker.jobs.packages import RequirementsError, install
 from tests.local_sagemaker.cloud_client import REPOSITORY
 
 PYTHON = Path(sys.executable)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from local_sagemaker.protocol import ApiError
-from local_sagemaker.resources import Resources, paged
+from local_sagemaker.api.protocol import ApiError
+from local_sagemaker.api.resources import Resources, paged
 from local_sagemaker.store import Store
 
 REGION = "us-east-1"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from local_sagemaker import toolkit
+from local_sagemaker.jobs import toolkit
 from tests.local_sagemaker.cloud_client import REPOSITORY
 
 BIN = REPOSITORY / "var/venv/toolkit/bin"

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_sagemaker.records import Path, assemble, batches, split
+from local_sagemaker.jobs.records import Path, assemble, batches, split
 from tests.local_sagemaker.cloud_client import BUCKET, ROLE, Cloud, Json, archive, unique, wait
 
 CSV = "text/csv"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from local_sagemaker.runner import box
+from local_sagemaker.processes.runner import box
 from tests.local_sagemaker.cloud_client import Cloud, unique, wait
 from tests.local_sagemaker.test_tuning import children, describe, request
 

@@ -177,7 +177,7 @@ def search_processes(cloud: Cloud) -> list[psutil.Process]:
     for process in psutil.Process(cloud.address["pid"]).children():
         # One that has ended has no command line.
         with contextlib.suppress(psutil.Error):
-            if "local_sagemaker.search" in process.cmdline():
+            if "local_sagemaker.tuning.search" in process.cmdline():
                 found.append(process)
     return found
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_sagemaker.completion import Progress
-from local_sagemaker.early_stopping import is_hopeless
-from local_sagemaker.metrics import MetricLog
-from local_sagemaker.protocol import ApiError, Document
-from local_sagemaker.ranges import Range, combinations, parse
-from local_sagemaker.tuning_request import check, definitions, turns
-from local_sagemaker.warm_start import check_parents
+from local_sagemaker.api.protocol import ApiError, Document
+from local_sagemaker.jobs.metrics import MetricLog
+from local_sagemaker.tuning.completion import Progress
+from local_sagemaker.tuning.early_stopping import is_hopeless
+from local_sagemaker.tuning.ranges import Range, combinations, parse
+from local_sagemaker.tuning.request import check, definitions, turns
+from local_sagemaker.tuning.warm_start import check_parents
 
 METRICS = [{"Name": "loss", "Regex": "loss=(.*)"}, {"Name": "error", "Regex": "error=(.*)"}]
 RANGES: Document = {

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from local_sagemaker import search_client
-from local_sagemaker.ranges import Range
-from local_sagemaker.search_client import SearchEndedError, Searches, Session
+from local_sagemaker.tuning.client import SearchEndedError, Searches, Session
+from local_sagemaker.tuning import client as search_client
+from local_sagemaker.tuning.ranges import Range
 from tests.local_sagemaker.cloud_client import REPOSITORY
 
 Call = Callable[..., Any]
@@ -30,7 +30,7 @@ ALL = [LR, MOMENTUM, UNITS, OPTIMIZER]
 def call() -> Iterator[Call]:
     """Ask a search process: `call(search, method, …)`."""
     with subprocess.Popen(
-        [sys.executable, "-m", "local_sagemaker.search"],
+        [sys.executable, "-m", "local_sagemaker.tuning.search"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

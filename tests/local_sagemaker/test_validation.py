@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from botocore.model import ServiceModel
 
-from local_sagemaker import shapes
-from local_sagemaker.protocol import ApiError, Protocol, load_json
-from local_sagemaker.validation import WrongTypeError, moment, taken, violations
+from local_sagemaker.api import shapes
+from local_sagemaker.api.protocol import ApiError, Protocol, load_json
+from local_sagemaker.api.validation import WrongTypeError, moment, taken, violations
 
 MEMBERS = {
     "Name": {"type": "string", "max": 5, "pattern": "[a-z]*"},

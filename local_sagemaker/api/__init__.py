@@ -1,0 +1,1 @@
+"""The SageMaker API: HTTP, validation, and what all resources have in common."""

@@ -1,0 +1,1 @@
+"""S3, IAM, CloudWatch and Logs beside the SageMaker API."""

@@ -1,0 +1,1 @@
+"""Models, the registry, endpoints and what serves them."""
