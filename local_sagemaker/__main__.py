@@ -31,7 +31,8 @@ from local_sagemaker.cloud import Cloud, Settings
 from local_sagemaker.images import Images
 from local_sagemaker.jobs.roles import restore_roles
 from local_sagemaker.processes import docker
-from local_sagemaker.processes.keeper import Keeper, new_mark, sweep
+from local_sagemaker.processes.keeper import Keeper, sweep
+from local_sagemaker.processes.mark import new_mark
 
 log = logging.getLogger("local_sagemaker")
 

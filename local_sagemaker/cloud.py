@@ -12,6 +12,9 @@ from local_sagemaker.images import Images
 from local_sagemaker.processes.warm import WarmPool
 from local_sagemaker.store import Store
 
+RESTARTED = "InternalServerError: local_sagemaker ended while this was in progress"
+"""FailureReason of what a killed service cannot go on with."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -21,7 +24,7 @@ class Settings:
     sagemaker_url: str
     aws_url: str
     mark: str
-    """What the environment of every process started here carries, see processes/keeper.py."""
+    """What the environment of every process started here carries, see processes/mark.py."""
     images: Images
     slots: int = field(default_factory=lambda: max(2, os.cpu_count() or 1))
     """Jobs that run at once."""

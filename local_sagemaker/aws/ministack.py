@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from local_sagemaker.processes.keeper import MARK
+from local_sagemaker.processes.mark import MARK
 
 START_LIMIT_S = 30.0
 

@@ -5,17 +5,14 @@ import queue
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-
-import jmespath  # type: ignore[import-untyped]
 
 from local_sagemaker.api.protocol import ApiError, Document, invalid
 from local_sagemaker.api.resources import Resources
 from local_sagemaker.aws.logs import Shipper
 from local_sagemaker.aws.s3 import TransferError
-from local_sagemaker.cloud import ClosedError, Cloud
+from local_sagemaker.cloud import RESTARTED, ClosedError, Cloud
 from local_sagemaker.images import Image
 from local_sagemaker.jobs.uploads import Watch
 from local_sagemaker.processes import namespace
@@ -23,18 +20,7 @@ from local_sagemaker.processes.runner import Box, Run, box, host_names
 
 log = logging.getLogger(__name__)
 
-RESTARTED = "InternalServerError: local_sagemaker ended while this job was in progress"
 DAY_S = 86_400
-
-
-def refuse(request: Document, unsupported: Mapping[str, str]) -> None:
-    """Raise ApiError for members that would change what happens and are not carried out here.
-
-    `unsupported` maps JMESPath expressions, true when such a member is given, to what it asks for.
-    """
-    for expression, meaning in unsupported.items():
-        if jmespath.search(expression, request):
-            raise invalid(f"local_sagemaker does not do {meaning} ({expression}); take it out of the request")
 
 
 def refuse_several_hosts(count: int) -> None:

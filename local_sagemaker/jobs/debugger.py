@@ -17,7 +17,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from local_sagemaker.api.protocol import Document, invalid
 from local_sagemaker.api.resources import Resources
@@ -25,11 +25,9 @@ from local_sagemaker.aws.logs import Shipper
 from local_sagemaker.cloud import ClosedError, Cloud
 from local_sagemaker.jobs.checks import check_bucket
 from local_sagemaker.jobs.uploads import FolderUpload
-from local_sagemaker.processes.keeper import MARK, signal_group
+from local_sagemaker.processes.keeper import signal_group
+from local_sagemaker.processes.mark import MARK
 from local_sagemaker.processes.runner import Command, Run, box, environment, job_folder, log_end
-
-if TYPE_CHECKING:
-    from local_sagemaker.jobs.training import TrainingJobs
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +95,8 @@ class _Live:
 class Debugger:
     """Carries out the debugger's and profiler's members of training jobs."""
 
-    def __init__(self, cloud: Cloud, training: "TrainingJobs") -> None:
+    def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
-        self._training = training
         self._rule_jobs = Resources(cloud.store, "ProcessingJob")
         self._live: dict[str, _Live] = {}
 
@@ -257,7 +254,7 @@ class Debugger:
                 return
             log.exception("rule %s of %s", rule_name, job["TrainingJobName"])
             status, details = "Error", f"InternalServerError: {type(error).__name__}: {error}"
-        with self._training.store.change("TrainingJob", job["TrainingJobName"]) as document:
+        with self._cloud.store.change("TrainingJob", job["TrainingJobName"]) as document:
             for entry in document.get(KINDS[kind], []):
                 if entry["RuleConfigurationName"] == rule_name:
                     entry |= {"RuleEvaluationStatus": status, "LastModifiedTime": time.time()}
@@ -337,7 +334,7 @@ class Debugger:
         }
         self._rule_jobs.store.delete("ProcessingJob", identifier)
         arn = self._rule_jobs.create(identifier, job["Region"], document)
-        with self._training.store.change("TrainingJob", job["TrainingJobName"]) as changed:
+        with self._cloud.store.change("TrainingJob", job["TrainingJobName"]) as changed:
             for statuses in KINDS.values():
                 for entry in changed.get(statuses, []):
                     if entry["RuleConfigurationName"] == rule["RuleConfigurationName"]:

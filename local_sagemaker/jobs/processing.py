@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from local_sagemaker.api.protocol import Document, invalid
+from local_sagemaker.api.unsupported import refuse
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.images import Image
-from local_sagemaker.jobs.base import Jobs, Slots, refuse, refuse_several_hosts
+from local_sagemaker.jobs.base import Jobs, Slots, refuse_several_hosts
 from local_sagemaker.jobs.checks import check_bucket, check_instances
 from local_sagemaker.jobs.roles import check_role
 from local_sagemaker.jobs.uploads import FolderUpload

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from local_sagemaker.api.protocol import Document, invalid
+from local_sagemaker.api.unsupported import refuse
 from local_sagemaker.aws.s3 import TransferError, pack, unpack
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.images import Image
 from local_sagemaker.jobs import toolkit
-from local_sagemaker.jobs.base import Jobs, Slots, refuse, refuse_several_hosts
+from local_sagemaker.jobs.base import Jobs, Slots, refuse_several_hosts
 from local_sagemaker.jobs.checks import check_bucket, check_instances, check_s3_source
 from local_sagemaker.jobs.cloudwatch import MetricSender
 from local_sagemaker.jobs.debugger import Debugger, check_debugger
@@ -62,7 +63,7 @@ class TrainingJobs(Jobs):
 
     def __init__(self, cloud: Cloud, slots: Slots) -> None:
         super().__init__(cloud, slots, "TrainingJob")
-        self._debugger = Debugger(cloud, self)
+        self._debugger = Debugger(cloud)
 
     def create_job(self, request: Document, region: str, **extra: Any) -> Document:
         """CreateTrainingJob; `extra` members are those that a tuning job adds. Raises ApiError."""

@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 
 from local_sagemaker.api.protocol import Document, invalid
+from local_sagemaker.api.unsupported import refuse
 from local_sagemaker.aws.s3 import Found, TransferError
 from local_sagemaker.cloud import ClosedError, Cloud
-from local_sagemaker.jobs.base import Jobs, Slots, refuse
+from local_sagemaker.jobs.base import Jobs, Slots
 from local_sagemaker.jobs.checks import check_bucket, check_instances, check_s3_source
 from local_sagemaker.jobs.records import DataProcessing, assemble, batches, data_processing, split
 from local_sagemaker.processes.runner import Run

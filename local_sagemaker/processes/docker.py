@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from local_sagemaker.processes.keeper import MARK
+from local_sagemaker.processes.mark import MARK
 
 ANSWER_LIMIT_S = 60.0
 SERVER_PORT = 8080

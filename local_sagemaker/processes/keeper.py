@@ -18,14 +18,10 @@ from pathlib import Path
 
 import psutil
 
+from local_sagemaker.processes import docker
+from local_sagemaker.processes.mark import MARK
+
 log = logging.getLogger(__name__)
-
-MARK = "LOCAL_SAGEMAKER"
-
-
-def new_mark(state: Path) -> str:
-    """The mark of one run of the service: the keeper of the run before must not end the processes of this one."""
-    return f"{state}#{os.getpid()}-{time.time_ns()}"
 
 
 def signal_group(group: int, number: signal.Signals) -> bool:
@@ -103,9 +99,6 @@ def _keep(mark: str) -> None:
         pass
     # A moment for a service that ends in order and ends its own.
     time.sleep(0.2)
-    # Not at the top: docker.py has its mark from here.
-    from local_sagemaker.processes import docker
-
     if count := sweep(mark) + docker.remove(mark):
         print(f"local_sagemaker: ended {count} processes that the service left behind", file=sys.stderr)
 

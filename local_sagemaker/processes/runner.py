@@ -23,7 +23,8 @@ from local_sagemaker.cloud import ClosedError, Cloud
 from local_sagemaker.images import Image
 from local_sagemaker.jobs.uploads import Watch
 from local_sagemaker.processes import docker, namespace
-from local_sagemaker.processes.keeper import MARK, signal_group, sweep
+from local_sagemaker.processes.keeper import signal_group, sweep
+from local_sagemaker.processes.mark import MARK
 from local_sagemaker.processes.warm import ColdProcess, Process
 
 REASON_LIMIT = 1024

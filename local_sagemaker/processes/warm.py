@@ -15,7 +15,7 @@ from typing import Protocol
 
 from local_sagemaker.images import Image
 from local_sagemaker.processes import namespace
-from local_sagemaker.processes.keeper import MARK
+from local_sagemaker.processes.mark import MARK
 from local_sagemaker.processes.namespace import Container
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from typing import Any
 
 from local_sagemaker.api.protocol import Document, invalid
 from local_sagemaker.api.resources import Resources, arn
+from local_sagemaker.api.unsupported import refuse
 from local_sagemaker.aws.s3 import TransferError
-from local_sagemaker.cloud import Cloud
-from local_sagemaker.jobs.base import RESTARTED, refuse
+from local_sagemaker.cloud import RESTARTED, Cloud
 from local_sagemaker.jobs.checks import check_instances
 from local_sagemaker.processes.runner import Box
 from local_sagemaker.serving.models import EndpointConfigs, Models

@@ -2,8 +2,8 @@
 
 from local_sagemaker.api.protocol import Document, invalid
 from local_sagemaker.api.resources import Resources
+from local_sagemaker.api.unsupported import refuse
 from local_sagemaker.cloud import Cloud
-from local_sagemaker.jobs.base import refuse
 from local_sagemaker.jobs.checks import check_bucket, check_instances, check_model_data
 from local_sagemaker.jobs.roles import check_role
 from local_sagemaker.serving.registry import Registry

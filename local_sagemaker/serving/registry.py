@@ -6,7 +6,7 @@ from typing import Any
 
 from local_sagemaker.api.protocol import ApiError, Document, invalid
 from local_sagemaker.api.resources import Resources, arn, plain_name
-from local_sagemaker.jobs.base import refuse
+from local_sagemaker.api.unsupported import refuse
 from local_sagemaker.store import Store
 
 UNSUPPORTED = {

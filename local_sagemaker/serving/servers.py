@@ -16,7 +16,8 @@ from local_sagemaker.aws.logs import Shipper
 from local_sagemaker.aws.s3 import unpack
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.processes import docker, namespace
-from local_sagemaker.processes.keeper import MARK, signal_group
+from local_sagemaker.processes.keeper import signal_group
+from local_sagemaker.processes.mark import MARK
 from local_sagemaker.processes.runner import Box, environment, log_end
 from local_sagemaker.processes.warm import ColdProcess
 

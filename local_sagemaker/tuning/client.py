@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from local_sagemaker.cloud import Cloud
-from local_sagemaker.processes.keeper import MARK
+from local_sagemaker.processes.mark import MARK
 from local_sagemaker.tuning.ranges import Range
 
 log = logging.getLogger(__name__)

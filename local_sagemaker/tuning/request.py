@@ -6,7 +6,7 @@ from itertools import count, islice
 from typing import Any
 
 from local_sagemaker.api.protocol import ApiError, Document, invalid
-from local_sagemaker.jobs.base import refuse
+from local_sagemaker.api.unsupported import refuse
 from local_sagemaker.jobs.toolkit import TUNING_METRIC
 from local_sagemaker.tuning.ranges import Range, combinations, parse
 

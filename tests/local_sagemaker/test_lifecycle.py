@@ -75,7 +75,7 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
     again = Cloud(tmp_path / "state")
     job = again.sagemaker.describe_training_job(TrainingJobName=training["TrainingJobName"])
     assert job["TrainingJobStatus"] == "Failed"
-    assert "local_sagemaker ended while this job was in progress" in job["FailureReason"]
+    assert "local_sagemaker ended while this was in progress" in job["FailureReason"]
     assert job["TrainingEndTime"]
     name = tuning["HyperParameterTuningJobName"]
     assert describe(again, name)["HyperParameterTuningJobStatus"] == "InProgress"

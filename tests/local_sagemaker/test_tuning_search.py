@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from local_sagemaker.tuning.client import SearchEndedError, Searches, Session
 from local_sagemaker.tuning import client as search_client
+from local_sagemaker.tuning.client import SearchEndedError, Searches, Session
 from local_sagemaker.tuning.ranges import Range
 from tests.local_sagemaker.cloud_client import REPOSITORY
 
