@@ -16,6 +16,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -26,6 +27,7 @@ import psutil
 import uvicorn
 
 from local_sagemaker.api.app import Service, application
+from local_sagemaker.api.protocol import ACCOUNT
 from local_sagemaker.aws.ministack import MiniStack
 from local_sagemaker.cloud import Cloud, Settings
 from local_sagemaker.images import Images
@@ -39,6 +41,8 @@ log = logging.getLogger("local_sagemaker")
 
 def main() -> None:
     arguments = _arguments()
+    if not re.fullmatch(r"\d{12}", ACCOUNT):
+        _fail(f"LOCAL_SAGEMAKER_ACCOUNT is {ACCOUNT!r}, not the 12 digits of an account")
     state: Path = arguments.state.absolute()
     for folder in (state, state / "log", state / "tmp"):
         folder.mkdir(parents=True, exist_ok=True)

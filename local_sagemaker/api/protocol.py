@@ -5,6 +5,7 @@ throughout, also in stored documents.
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from local_sagemaker.api import shapes
 from local_sagemaker.api.validation import WrongTypeError, taken, violations
 
 Document = dict[str, Any]
-ACCOUNT = "000000000000"
+ACCOUNT = os.environ.get("LOCAL_SAGEMAKER_ACCOUNT", "000000000000")
+"""A DAG that names the roles of a real account runs as it is when this is that account's number."""
 
 
 class ApiError(Exception):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from local_sagemaker.api.protocol import ACCOUNT
 from local_sagemaker.processes.mark import MARK
 
 START_LIMIT_S = 30.0
@@ -71,6 +72,7 @@ class MiniStack:
             "TMPDIR": str(self._state / "tmp"),
             "BIND_HOST": "127.0.0.1",
             "GATEWAY_PORT": str(self._port),
+            "MINISTACK_ACCOUNT_ID": ACCOUNT,
             # When it ends in order it keeps all that it knows; S3 is on disk at any moment.
             "PERSIST_STATE": "1",
             "STATE_DIR": str(self._state / "aws"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.local_sagemaker.cloud_client import Cloud, launch, unique, wait
 from tests.local_sagemaker.test_tuning import describe, request
@@ -102,6 +103,17 @@ def test_a_role_that_jobs_have_used_survives_a_kill(tmp_path: Path) -> None:
     again = Cloud(tmp_path / "state")
     assert again.train("print('loss=1')", RoleArn=role)["TrainingJobStatus"] == "Completed"
     assert again.end() == 0
+
+
+def test_another_account(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path / "state", before=("env", "LOCAL_SAGEMAKER_ACCOUNT=123456789012"))
+    role = "arn:aws:iam::123456789012:role/EvergreenSageMakerRole"
+    job = cloud.train("print('loss=1')", RoleArn=role)
+    assert job["TrainingJobStatus"] == "Completed"
+    assert job["TrainingJobArn"].startswith("arn:aws:sagemaker:us-east-1:123456789012:training-job/")
+    with pytest.raises(ClientError, match="Cross-account pass role is not allowed"):
+        cloud.train("print('loss=1')")
+    assert cloud.end() == 0
 
 
 def test_sigterm_ends_everything_within_seconds(tmp_path: Path) -> None:
