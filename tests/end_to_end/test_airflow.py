@@ -64,13 +64,28 @@ def test_a_run_survives_a_kill_asks_a_person_and_predicts_the_batch(airflow: Sta
     wait_for("the question", lambda: run.task("approve")["state"] in {"awaiting_input", "deferred"}, 300)
     assert retrainings(airflow) == ["Completed"]
     assert run.task("retrain")["try_number"] == 2
-    # An answer within the same second overtakes the scheduler's own note of the pause (Airflow 3.3.2), which then
-    # counts as a failed try, and the question is asked again. No person is that fast.
-    time.sleep(5)
-    run.approve("approve")
+    approve(run)
     assert run.wait(200) == "success"
     check_report_page(run)
     assert batch_answers(airflow) == 360
+
+
+def approve(run: Run) -> None:
+    """Answer, and once more should it be asked again.
+
+    An answer that comes before the scheduler has seen that the task waits counts as a failed try (Airflow 3.3.2), and
+    the question is asked again. On a quiet machine that is a second, in which no person answers.
+    """
+    time.sleep(5)
+    answered: set[int] = set()
+    while (task := run.task("approve"))["state"] != "success":
+        assert run.state not in {"success", "failed"}
+        assert len(answered) <= 3
+        waits = task["state"] in {"awaiting_input", "deferred"}
+        if waits and task["try_number"] not in answered:
+            run.approve("approve")
+            answered.add(task["try_number"])
+        time.sleep(1)
 
 
 def check_report_page(run: Run) -> None:
