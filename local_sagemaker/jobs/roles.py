@@ -73,10 +73,17 @@ def _ask(cloud: Cloud, action: str, **parameters: str) -> tuple[int, bytes]:
 
 
 def _trusts(policy: str) -> bool:
-    """Whether a trust policy lets SageMaker assume its role."""
+    """Whether a trust policy lets SageMaker assume its role; MiniStack takes any text for one."""
+    try:
+        return _allows(json.loads(policy))
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return False
+
+
+def _allows(policy: Any) -> bool:
     effects = {
         statement["Effect"]
-        for statement in _listed(json.loads(policy).get("Statement", []))
+        for statement in _listed(policy.get("Statement", []))
         if _names(statement.get("Principal", {})) & {SERVICE, "*"}
         and {"sts:AssumeRole", "sts:*", "*"} & set(_listed(statement.get("Action", [])))
     }

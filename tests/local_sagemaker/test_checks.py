@@ -60,6 +60,8 @@ def test_a_role_below_a_path_is_taken_with_its_path_only(cloud: Cloud) -> None:
         trust(Effect="Deny"),
         trust(Action="sts:TagSession"),
         {"Version": "2012-10-17", "Statement": [*TRUST["Statement"], *trust(Effect="Deny")["Statement"]]},
+        "some policy",
+        {"Version": "2012-10-17", "Statement": "all of it"},
     ],
 )
 def test_a_role_that_does_not_trust_sagemaker_is_refused(cloud: Cloud, policy: Any) -> None:
