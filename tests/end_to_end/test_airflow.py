@@ -64,28 +64,23 @@ def test_a_run_survives_a_kill_asks_a_person_and_predicts_the_batch(airflow: Sta
     wait_for("the question", lambda: run.task("approve")["state"] in {"awaiting_input", "deferred"}, 300)
     assert retrainings(airflow) == ["Completed"]
     assert run.task("retrain")["try_number"] == 2
-    approve(run)
+    approve(airflow, run)
     assert run.wait(200) == "success"
     check_report_page(run)
     assert batch_answers(airflow) == 360
 
 
-def approve(run: Run) -> None:
-    """Answer, and once more should it be asked again.
+def approve(airflow: Stack, run: Run) -> None:
+    """Answer when the scheduler has seen that the task waits.
 
-    An answer that comes before the scheduler has seen that the task waits counts as a failed try (Airflow 3.3.2), and
-    the question is asked again. On a quiet machine that is a second, in which no person answers.
+    An earlier answer counts as a failed try (Airflow 3.3.2), and the question is asked again. On a quiet machine that is
+    a second, in which no person answers.
     """
-    time.sleep(5)
-    answered: set[int] = set()
-    while (task := run.task("approve"))["state"] != "success":
-        assert run.state not in {"success", "failed"}
-        assert len(answered) <= 3
-        waits = task["state"] in {"awaiting_input", "deferred"}
-        if waits and task["try_number"] not in answered:
-            run.approve("approve")
-            answered.add(task["try_number"])
-        time.sleep(1)
+    log = airflow.log / "scheduler.log"
+    seen = f"Received executor event with state success for task instance TaskInstanceKey(dag_id='{DAG}', task_id='approve'"
+    wait_for("the scheduler's note of the question", lambda: seen in log.read_text(errors="replace"), 120)
+    time.sleep(1)
+    run.approve("approve")
 
 
 def check_report_page(run: Run) -> None:
