@@ -73,11 +73,12 @@ def test_a_run_survives_a_kill_asks_a_person_and_predicts_the_batch(airflow: Sta
 def approve(airflow: Stack, run: Run) -> None:
     """Answer when the scheduler has seen that the task waits.
 
-    An earlier answer counts as a failed try (Airflow 3.3.2), and the question is asked again. On a quiet machine that is
-    a second, in which no person answers.
+    An earlier answer counts as a failed try (Airflow 3.3.2), and the question is asked again. On a quiet machine that
+    is a second, in which no person answers.
     """
     log = airflow.log / "scheduler.log"
-    seen = f"Received executor event with state success for task instance TaskInstanceKey(dag_id='{DAG}', task_id='approve'"
+    task = f"TaskInstanceKey(dag_id='{DAG}', task_id='approve'"
+    seen = f"Received executor event with state success for task instance {task}"
     wait_for("the scheduler's note of the question", lambda: seen in log.read_text(errors="replace"), 120)
     time.sleep(1)
     run.approve("approve")
