@@ -10,6 +10,8 @@ from local_sagemaker.aws.s3 import S3, TransferError
 log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
+# Names under which files are written before they get their own.
+TEMPORARY = {".tmp", ".temp"}
 
 
 class Watch:
@@ -73,7 +75,8 @@ class FolderUpload:
         """Send files that have not changed for one turn, and may so be whole; at the end all."""
         files = self._scan()
         for file, state in files.items():
-            if self._sent.get(file) == state or not (final or self._growing or self._seen.get(file) == state):
+            whole = self._growing or (self._seen.get(file) == state and file.suffix not in TEMPORARY)
+            if self._sent.get(file) == state or not (final or whole):
                 continue
             folder = next(folder for folder in self._folders if file.is_relative_to(folder))
             try:
@@ -84,12 +87,12 @@ class FolderUpload:
         self._seen = files
 
     def _scan(self) -> dict[Path, tuple[int, int]]:
-        """Size and time of every file, those under a temporary name left out."""
+        """Size and time of every file."""
         found = {}
         for folder in self._folders:
             for file in sorted(folder.rglob("*")):
                 try:
-                    if file.is_file() and (file.suffix not in {".tmp", ".temp"}):
+                    if file.is_file():
                         found[file] = file.stat().st_size, file.stat().st_mtime_ns
                 except FileNotFoundError:
                     continue

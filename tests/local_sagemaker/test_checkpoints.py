@@ -123,10 +123,11 @@ def test_a_killed_service_goes_on_with_what_may_go_on(way: dict[str, object], tm
 
 def test_uncompressed_output(cloud: Cloud) -> None:
     output = {"S3OutputPath": f"s3://{BUCKET}/output", "CompressionType": "NONE"}
-    job = cloud.train("open('/opt/ml/model/weights', 'w').write('w')", OutputDataConfig=output)
+    script = "open('/opt/ml/model/weights', 'w').write('w'); open('/opt/ml/model/named.tmp', 'w').write('t')"
+    job = cloud.train(script, OutputDataConfig=output)
     uri = job["ModelArtifacts"]["S3ModelArtifacts"]
     assert uri == f"s3://{BUCKET}/output/{job['TrainingJobName']}/output/model/"
-    assert cloud.read(f"{uri}weights") == b"w"
+    assert (cloud.read(f"{uri}weights"), cloud.read(f"{uri}named.tmp")) == (b"w", b"t")
 
 
 def test_a_stop_is_seen_in_the_transitions(cloud: Cloud) -> None:
