@@ -53,7 +53,9 @@ def main() -> None:
     if arguments.aws_port:
         _listen(arguments.aws_port, "--aws-port").close()
     _log_to(state / "log" / "service.log")
-    if count := sweep(f"{state}#") + docker.remove(f"{state}#"):
+    # An engine is asked only where a row needs one: it may take its time.
+    left = docker.remove(f"{state}#") if images.in_docker else 0
+    if count := sweep(f"{state}#") + left:
         log.warning("ended %d processes that a previous run left behind", count)
     mark = new_mark(state)
     keeper = Keeper(mark)
@@ -82,7 +84,8 @@ def main() -> None:
     finally:
         ministack.close()
         sweep(mark)
-        docker.remove(mark)
+        if images.in_docker:
+            docker.remove(mark)
         keeper.close()
         lock.close()
         log.info("ended")

@@ -61,6 +61,11 @@ class Images:
         self._files = [path for path in (extra, DEFAULTS) if path]
         self._rows = [row for path in self._files for row in _read(path)]
 
+    @property
+    def in_docker(self) -> bool:
+        """Whether any row needs an engine."""
+        return any(row.docker for row in self._rows)
+
     def find(self, uri: str) -> Image:
         """The row for an image URI. Raises ApiError when no row matches, or when it cannot run here."""
         for row in self._rows:
