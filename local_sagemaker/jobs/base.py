@@ -2,6 +2,7 @@
 
 import logging
 import queue
+import shutil
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -16,7 +17,7 @@ from local_sagemaker.cloud import RESTARTED, ClosedError, Cloud
 from local_sagemaker.images import Image
 from local_sagemaker.jobs.uploads import Watch
 from local_sagemaker.processes import namespace
-from local_sagemaker.processes.runner import Box, Run, box, host_names
+from local_sagemaker.processes.runner import Box, Run, box, host_names, job_folder
 
 log = logging.getLogger(__name__)
 
@@ -175,10 +176,11 @@ class Jobs(Resources, ABC):
                 self._slots.submit(self, name)
                 return
             changes = self.ended("Failed", f"InternalServerError: {type(error).__name__}: {error}")
-        with self._lock:
-            self._end(name, changes)
+        # Before the end is told: from then on the name may be another job's.
         for item in boxes:
             item.clean()
+        with self._lock:
+            self._end(name, changes)
         seconds = time.time() - job["CreationTime"]
         log.info("%s %s: %s after %.1f s", self.kind, name, changes[self.status_key], seconds)
 
@@ -189,6 +191,12 @@ class Jobs(Resources, ABC):
             item.clean()
             item.create()
         return replace(run, limit_s=run.limit_s - spent_s, watch=Watch())
+
+    def delete_ended(self, request: Document, region: str) -> Document:
+        """Also its log and what it left: a later job of the name must not find them."""
+        answer = super().delete_ended(request, region)
+        shutil.rmtree(job_folder(self.cloud, self.kind, request[self.name_key]), ignore_errors=True)
+        return answer
 
     def finish(self, name: str, changes: Document) -> None:
         """Write a job's end."""

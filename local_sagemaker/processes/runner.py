@@ -65,6 +65,8 @@ class Box:
         """Make the folders that the platform makes."""
         for name in ("input/config", "input/data", "model", "output/data", "code"):
             (self.ml / name).mkdir(parents=True, exist_ok=True)
+        # Of an earlier attempt; clean() leaves it to be read.
+        (self.ml / "output/failure").unlink(missing_ok=True)
         self.tmp.mkdir(exist_ok=True)
         self.log.touch()
 

@@ -189,6 +189,16 @@ def test_a_name_is_used_once(cloud: Cloud) -> None:
     cloud.training_end(request["TrainingJobName"])
 
 
+def test_a_deleted_jobs_name_begins_anew(cloud: Cloud) -> None:
+    failure = "open('/opt/ml/output/failure', 'w').write('the first one'); print('loss=7'); raise SystemExit(3)"
+    first = cloud.train(failure)
+    assert first["FailureReason"] == "AlgorithmError: the first one, exit code: 3"
+    cloud.sagemaker.delete_training_job(TrainingJobName=first["TrainingJobName"])
+    second = cloud.train("raise SystemExit(4)", TrainingJobName=first["TrainingJobName"])
+    assert second["FailureReason"] == "AlgorithmError: , exit code: 4"
+    assert not second.get("FinalMetricDataList")
+
+
 def test_an_unknown_image_says_how_to_add_one(cloud: Cloud) -> None:
     with pytest.raises(ClientError, match=r"ValidationException.*images\.yaml"):
         cloud.train("", image="nobody/knows:1")
