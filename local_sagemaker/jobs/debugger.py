@@ -85,6 +85,8 @@ class _Live:
     folder: Path
     """debug-output/ and profiler-output/ of all hosts, until the last rule has read them."""
     rules: list[threading.Thread] = field(default_factory=list)
+    abandoned: threading.Event = field(default_factory=threading.Event)
+    """Set when another attempt at the job begins: what the rules say of this one is not wanted."""
     agent: Any = None
 
     @property
@@ -99,6 +101,8 @@ class Debugger:
         self._cloud = cloud
         self._rule_jobs = Resources(cloud.store, "ProcessingJob")
         self._live: dict[str, _Live] = {}
+        self._earlier: dict[str, _Live] = {}
+        """Attempts whose processes have ended and whose rules may not have."""
 
     def announce(self, document: Document) -> None:
         """Give a new training job the statuses that its rules have from the start."""
@@ -108,22 +112,28 @@ class Debugger:
         if _profiles(document):
             document["ProfilingStatus"] = "Enabled"
 
-    def update(self, job: Document, request: Document) -> None:
-        """UpdateTrainingJob's part, `job` being the document that is changed. Raises ApiError."""
+    def check_update(self, job: Document, request: Document) -> list[Document]:
+        """UpdateTrainingJob's new profiler rules. Raises ApiError."""
+        known = {rule["RuleConfigurationName"] for rule in job.get("ProfilerRuleConfigurations", [])}
+        rules = request.get("ProfilerRuleConfigurations", [])
+        new = [rule for rule in rules if rule["RuleConfigurationName"] not in known]
+        profiler = {**job.get("ProfilerConfig", {}), **request.get("ProfilerConfig", {})}
+        changed = {"ProfilerConfig": profiler} if profiler else {}
+        check_debugger(self._cloud, {**job, **changed, "ProfilerRuleConfigurations": new})
+        return new
+
+    def write_update(self, job: Document, request: Document, new: list[Document]) -> None:
+        """Change the document `job` as the request asks."""
         if "ProfilerConfig" in request:
             job["ProfilerConfig"] = {**job.get("ProfilerConfig", {}), **request["ProfilerConfig"]}
-        known = {rule["RuleConfigurationName"] for rule in job.get("ProfilerRuleConfigurations", [])}
-        new = [
-            rule
-            for rule in request.get("ProfilerRuleConfigurations", [])
-            if rule["RuleConfigurationName"] not in known
-        ]
-        check_debugger(self._cloud, {**job, "ProfilerRuleConfigurations": new})
         if new:
-            job["ProfilerRuleConfigurations"] = [*job.get("ProfilerRuleConfigurations", []), *new]
             statuses = KINDS["ProfilerRuleConfigurations"]
+            job["ProfilerRuleConfigurations"] = [*job.get("ProfilerRuleConfigurations", []), *new]
             job[statuses] = [*job.get(statuses, []), *map(_status, new)]
         job["ProfilingStatus"] = "Enabled" if _profiles(job) else "Disabled"
+
+    def carry_out_update(self, job: Document, new: list[Document]) -> None:
+        """Let the processes of a job that runs follow its document."""
         if live := self._live.get(job["TrainingJobName"]):
             live.job = job
             self._start_profiler(live)
@@ -134,6 +144,7 @@ class Debugger:
     def watching(self, job: Document, run: Run) -> Generator[None, None, None]:
         """Everything between the start of a job's processes and their end; the rules go on after it."""
         name = job["TrainingJobName"]
+        self._abandon(name)
         live = _Live(job, run, job_folder(self._cloud, "TrainingJob", name) / "debug")
         rules = [(kind, rule) for kind in KINDS for rule in job.get(kind, [])]
         if not (rules or "DebugHookConfig" in job or "ProfilerConfig" in job):
@@ -149,29 +160,50 @@ class Debugger:
                 self._start_rule(live, kind, rule)
             yield
         finally:
-            del self._live[name]
+            self._earlier[name] = self._live.pop(name)
             self._stop_profiler(live)
             live.ended.touch()
-            threading.Thread(target=_clean_up, args=(live,), name=f"debugger {name}", daemon=True).start()
+            threading.Thread(
+                target=self._clean_up, args=(live,), name=f"debugger {name}", daemon=True
+            ).start()
 
     def end_lost_rules(self, job: Document) -> None:
-        """Give a job that ends the last word on rules that never ran, or whose processes were lost."""
-        if job["TrainingJobName"] in self._running_rules():
+        """Give a job that has ended the last word on rules that never ran, or whose processes were lost."""
+        if job["TrainingJobName"] in self._earlier:
             return
+        details = (
+            "ClientError: the rule was not evaluated: its process was lost, or the training job's never ran"
+        )
         for statuses in KINDS.values():
             for status in job.get(statuses, []):
                 if status["RuleEvaluationStatus"] == "InProgress":
-                    details = (
-                        "ClientError: the rule was not evaluated: the training job's processes did not run"
-                    )
                     status |= {"RuleEvaluationStatus": "Error", "StatusDetails": details}
 
-    def _running_rules(self) -> set[str]:
-        return {
-            thread.name.partition(" ")[2]
-            for thread in threading.enumerate()
-            if thread.name.startswith("rule ")
-        }
+    def has_lost_rules(self, job: Document) -> bool:
+        """Whether end_lost_rules() has something to do."""
+        entries = [status for statuses in KINDS.values() for status in job.get(statuses, [])]
+        return any(status["RuleEvaluationStatus"] == "InProgress" for status in entries)
+
+    def is_evaluating(self, name: str) -> bool:
+        """Whether rules of an ended job are still at work on its files."""
+        earlier = self._earlier.get(name)
+        return earlier is not None and any(rule.is_alive() for rule in earlier.rules)
+
+    def _abandon(self, name: str) -> None:
+        """End the rules of an earlier attempt at a job."""
+        if earlier := self._earlier.get(name):
+            earlier.abandoned.set()
+            for rule in earlier.rules:
+                rule.join()
+            self._clean_up(earlier)
+
+    def _clean_up(self, live: _Live) -> None:
+        for rule in live.rules:
+            rule.join()
+        name = live.job["TrainingJobName"]
+        if self._earlier.get(name) is live:
+            shutil.rmtree(live.folder, ignore_errors=True)
+            self._earlier.pop(name, None)
 
     def _share(self, live: _Live) -> None:
         """Let all hosts write into the same two folders: S3 has one prefix for all of them too."""
@@ -201,6 +233,8 @@ class Debugger:
             live.run.watch.add(FolderUpload(self._cloud.s3, [output], uri).send)
         if uri := live.job.get("ProfilerConfig", {}).get("S3OutputPath"):
             uri = f"{uri.rstrip('/')}/{name}/profiler-output"
+            # Before the last upload, so that the last sample is in it.
+            live.run.watch.add(lambda final: self._stop_profiler(live) if final else None)
             metrics = FolderUpload(self._cloud.s3, [live.folder / "profiler-output"], uri, growing=True)
             live.run.watch.add(metrics.send)
 
@@ -223,7 +257,8 @@ class Debugger:
         interval = str(config.get("ProfilingIntervalInMilliseconds", INTERVAL_MS))
         variables = {
             **environment(self._cloud, image, live.run.box.tmp, live.job["Region"]),
-            MARK: f"{self._cloud.settings.mark}/TrainingJob/{live.job['TrainingJobName']}/",
+            # Not the job's, with whose processes it would be swept.
+            MARK: self._cloud.settings.mark,
         }
         argv = [*image.process, "--output", str(live.folder / "profiler-output"), "--interval-ms", interval]
         output = live.folder / "system-metrics.log"
@@ -254,6 +289,8 @@ class Debugger:
                 return
             log.exception("rule %s of %s", rule_name, job["TrainingJobName"])
             status, details = "Error", f"InternalServerError: {type(error).__name__}: {error}"
+        if live.abandoned.is_set():
+            return
         with self._cloud.store.change("TrainingJob", job["TrainingJobName"]) as document:
             for entry in document.get(KINDS[kind], []):
                 if entry["RuleConfigurationName"] == rule_name:
@@ -289,7 +326,7 @@ class Debugger:
             name=f"ProcessingJob/{identifier}",
             boxes=[place],
             shippers=[Shipper(self._cloud.aws, place.log, "/aws/sagemaker/ProcessingJobs", stream)],
-            stop=threading.Event(),
+            stop=live.abandoned,
             interruption=threading.Event(),
             limit_s=RULE_LIMIT_S,
         )
@@ -383,9 +420,3 @@ def _read(status: Path) -> tuple[str, str] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return (answer, str(details)) if answer in {"NoIssuesFound", "IssuesFound", "Error"} else None
-
-
-def _clean_up(live: _Live) -> None:
-    for rule in live.rules:
-        rule.join()
-    shutil.rmtree(live.folder, ignore_errors=True)

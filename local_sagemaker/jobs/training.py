@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from local_sagemaker.api.protocol import Document, invalid
+from local_sagemaker.api.protocol import Document, in_use, invalid
 from local_sagemaker.api.unsupported import refuse
 from local_sagemaker.aws.s3 import TransferError, pack, unpack
 from local_sagemaker.cloud import Cloud
@@ -135,11 +135,29 @@ class TrainingJobs(Jobs):
         if job[self.status_key] != "InProgress":
             raise invalid(f"The training job {name} cannot be updated in status {job[self.status_key]}")
         refuse(request, {"RemoteDebugConfig.EnableRemoteDebug": "remote debugging"})
+        rules = self._debugger.check_update(job, request)
         with self.store.change(self.kind, name) as changed:
             if "ResourceConfig" in request:
                 changed["ResourceConfig"] = {**changed.get("ResourceConfig", {}), **request["ResourceConfig"]}
-            self._debugger.update(changed, request)
+            self._debugger.write_update(changed, request, rules)
+        # Not within the transaction: it waits for a process.
+        self._debugger.carry_out_update(changed, rules)
         return {"TrainingJobArn": job["TrainingJobArn"]}
+
+    def delete_ended(self, request: Document, region: str) -> Document:
+        if self._debugger.is_evaluating(request["TrainingJobName"]):
+            raise in_use(
+                f"The rules of the training job {request['TrainingJobName']} are still being evaluated."
+            )
+        return super().delete_ended(request, region)
+
+    def recover(self) -> None:
+        super().recover()
+        for job in self.store.all(self.kind):
+            ended = job[self.status_key] != "InProgress"
+            if ended and self._debugger.has_lost_rules(job):
+                with self.store.change(self.kind, job["TrainingJobName"]) as changed:
+                    self._debugger.end_lost_rules(changed)
 
     def interrupt(self, name: str) -> None:
         """What the reclaiming of spot capacity does to a job with managed spot training. Raises ApiError."""

@@ -9,6 +9,7 @@ config = json.loads(Path(os.environ["RULE_CONFIG"]).read_text())
 while not Path(config["TrainingEndedPath"]).exists():
     time.sleep(0.05)
 answer = config["RuleParameters"]["answer"]
+time.sleep(float(config["RuleParameters"].get("seconds", "0")))
 Path(config["OutputPath"], "seen.txt").write_text(config["RuleConfigurationName"])
 files = len(list(Path(config["DebugOutputPath"], "events").glob("*")))
 if answer:

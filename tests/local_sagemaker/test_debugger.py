@@ -2,7 +2,9 @@
 
 import json
 import re
+import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from local_sagemaker.jobs.debugger import rule_job_name
 from tests.local_sagemaker.cloud_client import BUCKET, Cloud, wait
+from tests.local_sagemaker.test_checkpoints import interrupt
 
 RULE, TORCH = "test/rule:1", "test/torch:1"
 PREFIX = f"s3://{BUCKET}/debug"
@@ -154,6 +157,65 @@ def test_smdebugs_own_hook_and_the_projects_rules(cloud: Cloud) -> None:
     assert vanishing["RuleEvaluationStatus"] == "NoIssuesFound", vanishing
     assert unknown["RuleEvaluationStatus"] == "Error"
     assert "there is no rule NoSuchRule" in unknown["StatusDetails"]
+
+
+TWICE = """
+import pathlib, time
+checkpoint = pathlib.Path("/opt/ml/checkpoints/started")
+(pathlib.Path("/opt/ml/output/tensors") / "events").mkdir()
+for number in range(2 if checkpoint.exists() else 5):
+    pathlib.Path(f"/opt/ml/output/tensors/events/{number}").touch()
+if not checkpoint.exists():
+    checkpoint.touch()
+    time.sleep(600)
+"""
+
+
+def test_an_interrupted_attempts_rules_are_forgotten(cloud: Cloud) -> None:
+    checkpoints = f"{PREFIX}/twice"
+    request = cloud.training_request(
+        TWICE,
+        DebugHookConfig=HOOK,
+        DebugRuleConfigurations=[rule("Good", answer="NoIssuesFound")],
+        CheckpointConfig={"S3Uri": checkpoints},
+        EnableManagedSpotTraining=True,
+        StoppingCondition={"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 120},
+    )
+    name = request["TrainingJobName"]
+    cloud.sagemaker.create_training_job(**request)
+    deadline = time.monotonic() + 20
+    while "/started" not in cloud.keys("debug/twice"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    interrupt(cloud, name)
+    job = ended(cloud, name)
+    assert job["TrainingJobStatus"] == "Completed", job
+    (status,) = job["DebugRuleEvaluationStatuses"]
+    # Two files are the second attempt's; the first had five.
+    assert (status["RuleEvaluationStatus"], status["StatusDetails"]) == ("NoIssuesFound", "2 files")
+
+
+def test_a_killed_service_says_that_a_rule_was_lost(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path / "state")
+    request = cloud.training_request(
+        "",
+        DebugHookConfig=HOOK,
+        DebugRuleConfigurations=[rule("Slow", answer="NoIssuesFound", seconds="600")],
+    )
+    name = request["TrainingJobName"]
+    cloud.sagemaker.create_training_job(**request)
+    assert cloud.training_end(name)["TrainingJobStatus"] == "Completed"
+    with pytest.raises(ClientError, match=r"ResourceInUse.*still being evaluated"):
+        cloud.sagemaker.delete_training_job(TrainingJobName=name)
+    cloud.end(signal.SIGKILL)
+    again = Cloud(tmp_path / "state")
+    (status,) = again.sagemaker.describe_training_job(TrainingJobName=name)["DebugRuleEvaluationStatuses"]
+    assert (status["RuleEvaluationStatus"], "its process was lost" in status["StatusDetails"]) == (
+        "Error",
+        True,
+    )
+    again.sagemaker.delete_training_job(TrainingJobName=name)
+    assert again.end() == 0
 
 
 def test_a_job_that_never_ran_leaves_no_rule_in_progress(cloud: Cloud) -> None:
