@@ -17,6 +17,7 @@ from local_sagemaker.api.find import Finder
 from local_sagemaker.api.protocol import ApiError, Document, Protocol, load_json
 from local_sagemaker.api.resources import Tags
 from local_sagemaker.api.wire import answer, body_of, error_response, region_of
+from local_sagemaker.aws.client import AwsError
 from local_sagemaker.cloud import Cloud
 from local_sagemaker.jobs.base import Slots
 from local_sagemaker.jobs.processing import ProcessingJobs
@@ -183,6 +184,10 @@ def application(service: Service) -> Starlette:
         except ApiError as error:
             log.info("%s: %s: %s", target, error.code, error.message)
             return error_response(error)
+        except AwsError as error:
+            # MiniStack is being started again; clients try again by themselves.
+            log.warning("%s: %s", target, error)
+            return error_response(ApiError("ServiceUnavailable", str(error), 503))
         except Exception:
             log.exception("%s", target)
             return error_response(ApiError("InternalFailure", "local_sagemaker failed, see its log", 500))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import boto3
+from botocore.config import Config
 
 REPOSITORY = Path(__file__).parents[2]
 IMAGES = Path(__file__).with_name("images.yaml")
@@ -70,7 +71,7 @@ class Cloud:
             self.s3.create_bucket(Bucket=BUCKET)
         self.role(ROLE.rpartition("/")[2])
 
-    def client(self, service: str) -> Any:
+    def client(self, service: str, **config: Any) -> Any:
         url = self.address["sagemaker" if service.startswith("sagemaker") else "aws"]
         return boto3.client(
             service,
@@ -78,6 +79,7 @@ class Cloud:
             region_name="us-east-1",
             aws_access_key_id="test",
             aws_secret_access_key="test",
+            config=Config(**config),
         )
 
     def role(self, name: str, trust: Json = TRUST) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import signal
+import socket
 import subprocess
 import time
 import urllib.request
@@ -103,6 +104,35 @@ def test_a_role_that_jobs_have_used_survives_a_kill(tmp_path: Path) -> None:
     again = Cloud(tmp_path / "state")
     assert again.train("print('loss=1')", RoleArn=role)["TrainingJobStatus"] == "Completed"
     assert again.end() == 0
+
+
+def test_without_s3_and_iam_the_service_says_so_and_goes_on(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path / "state")
+    role = cloud.role(unique("kept"))
+    assert cloud.train("print('loss=1')", RoleArn=role)["TrainingJobStatus"] == "Completed"
+    request = cloud.training_request("print('loss=1')", RoleArn=role)
+    (ministack,) = [process for process in processes_of(cloud.state) if "ministack" in process.cmdline()]
+    port = int(cloud.address["aws"].rpartition(":")[2])
+    ministack.kill()
+    ministack.wait(5)
+    with socket.socket() as taken:
+        # Held, so that it cannot come back yet.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", port))
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        once = cloud.client("sagemaker", retries={"total_max_attempts": 1})
+        with contextlib.closing(once), pytest.raises(ClientError, match="ServiceUnavailable") as raised:
+            once.create_training_job(**request)
+    assert raised.value.response["ResponseMetadata"]["HTTPStatusCode"] == 503
+    iam = cloud.client("iam", retries={"total_max_attempts": 10})
+    deadline = time.monotonic() + 20
+    with contextlib.closing(iam):
+        while not any(item["Arn"] == role for item in iam.list_roles()["Roles"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    cloud.sagemaker.create_training_job(**request)
+    assert cloud.training_end(request["TrainingJobName"])["TrainingJobStatus"] == "Completed"
+    assert cloud.end() == 0
 
 
 def test_another_account(tmp_path: Path) -> None:

@@ -190,7 +190,9 @@ def test_a_name_is_used_once(cloud: Cloud) -> None:
 
 
 def test_a_deleted_jobs_name_begins_anew(cloud: Cloud) -> None:
-    failure = "open('/opt/ml/output/failure', 'w').write('the first one'); print('loss=7'); raise SystemExit(3)"
+    failure = (
+        "open('/opt/ml/output/failure', 'w').write('the first one'); print('loss=7'); raise SystemExit(3)"
+    )
     first = cloud.train(failure)
     assert first["FailureReason"] == "AlgorithmError: the first one, exit code: 3"
     cloud.sagemaker.delete_training_job(TrainingJobName=first["TrainingJobName"])
