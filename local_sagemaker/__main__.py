@@ -12,6 +12,7 @@ usual). The state directory holds everything: documents.sqlite, s3/ (objects as 
 
 import argparse
 import asyncio
+import errno
 import fcntl
 import json
 import logging
@@ -20,6 +21,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -38,6 +40,10 @@ from local_sagemaker.processes.mark import new_mark
 
 log = logging.getLogger("local_sagemaker")
 
+PORT_LIMIT_S = 1.0
+"""For how long a port in use is asked for again: a killed process loses its environment, and with it its mark,
+before its sockets are closed."""
+
 
 def main() -> None:
     arguments = _arguments()
@@ -48,15 +54,16 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     lock = _lock(state)
     images = _images(arguments.images)
-    listener = _listen(arguments.port, "--port")
-    aws_port = arguments.aws_port or _free_port()
-    if arguments.aws_port:
-        _listen(arguments.aws_port, "--aws-port").close()
     _log_to(state / "log" / "service.log")
+    # Before the ports are asked for: what a killed service left may still hold them.
     # An engine is asked only where a row needs one: it may take its time.
     left = docker.remove(f"{state}#") if images.in_docker else 0
     if count := sweep(f"{state}#") + left:
         log.warning("ended %d processes that a previous run left behind", count)
+    listener = _listen(arguments.port, "--port")
+    aws_port = arguments.aws_port or _free_port()
+    if arguments.aws_port:
+        _listen(arguments.aws_port, "--aws-port").close()
     mark = new_mark(state)
     keeper = Keeper(mark)
     ministack = MiniStack(state, aws_port, mark)
@@ -150,12 +157,18 @@ def _listen(port: int, option: str) -> socket.socket:
     # The protocol is named because asyncio sets TCP_NODELAY only where it is; without it an answer takes 40 ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-        listener.listen(128)
-    except OSError as error:
-        _fail(f"port {port} of 127.0.0.1 cannot be used ({error.strerror}); choose another with {option}")
-    return listener
+    limit = time.monotonic() + PORT_LIMIT_S
+    while True:
+        try:
+            listener.bind(("127.0.0.1", port))
+            listener.listen(128)
+            return listener
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > limit:
+                _fail(
+                    f"port {port} of 127.0.0.1 cannot be used ({error.strerror}); choose another with {option}"
+                )
+            time.sleep(0.05)
 
 
 def _free_port() -> int:

@@ -5,7 +5,9 @@ import io
 import itertools
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import tarfile
 import time
@@ -37,6 +39,15 @@ def unique(prefix: str) -> str:
     return f"{prefix}-{next(_numbers)}"
 
 
+def free_port() -> int:
+    """A port below those that the kernel gives to outgoing connections: free again after a restart, too."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("100 ports from 20000 to 32000 are in use")
+
+
 def archive(files: dict[str, str]) -> bytes:
     """A tar.gz of some text files."""
     buffer = io.BytesIO()
@@ -60,16 +71,20 @@ class Cloud:
         state.mkdir(parents=True, exist_ok=True)
         self._log: IO[bytes] = (state / "stderr").open("ab")
         self.process = launch(state, *options, port=port, aws_port=aws_port, stderr=self._log, before=before)
-        self.running.append(self)
         assert self.process.stdout
         line = self.process.stdout.readline()
         assert line, (state / "stderr").read_text()
+        self.running.append(self)
         self.address: Json = json.loads(line)
         self.s3, self.logs = self.client("s3"), self.client("logs")
         self.sagemaker, self.runtime = self.client("sagemaker"), self.client("sagemaker-runtime")
         if not self.s3.list_buckets()["Buckets"]:
             self.s3.create_bucket(Bucket=BUCKET)
         self.role(ROLE.rpartition("/")[2])
+
+    def port(self, which: str) -> int:
+        """Of `sagemaker` or `aws`."""
+        return int(self.address[which].rpartition(":")[2])
 
     def client(self, service: str, **config: Any) -> Any:
         url = self.address["sagemaker" if service.startswith("sagemaker") else "aws"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.local_sagemaker.cloud_client import BUCKET, Cloud, unique
+from tests.local_sagemaker.cloud_client import BUCKET, Cloud, free_port, unique
 
 OUTPUT = f"s3://{BUCKET}/async"
 
@@ -133,15 +133,11 @@ def test_configurations_that_are_refused(cloud: Cloud) -> None:
 
 
 def test_requests_survive_a_killed_service(tmp_path: Path) -> None:
-    cloud = Cloud(tmp_path)
-    ports = {
-        name: urllib.parse.urlsplit(cloud.address[kind]).port
-        for name, kind in (("port", "sagemaker"), ("aws_port", "aws"))
-    }
+    cloud = Cloud(tmp_path, port=free_port(), aws_port=free_port())
     endpoint = make_endpoint(cloud)
     answers = [ask(cloud, endpoint, "slow") for _ in range(2)]
     assert cloud.end(signal.SIGKILL) == -signal.SIGKILL
-    again = Cloud(tmp_path, port=ports["port"] or 0, aws_port=ports["aws_port"] or 0)
+    again = Cloud(tmp_path, port=cloud.port("sagemaker"), aws_port=cloud.port("aws"))
     for answer in answers:
         assert result(again, answer["OutputLocation"]).startswith("async:")
     assert again.end() == 0

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.local_sagemaker.cloud_client import Cloud, launch, unique, wait
+from tests.local_sagemaker.cloud_client import Cloud, free_port, launch, unique, wait
 from tests.local_sagemaker.test_tuning import describe, request
 
 
@@ -95,6 +95,19 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
     wait_until_gone(again.state)
 
 
+def test_the_ports_of_a_killed_service_are_to_be_had_at_once(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path / "state", port=free_port(), aws_port=free_port())
+    service = psutil.Process(cloud.process.pid)
+    (keeper,) = [child for child in service.children() if any("keeper" in part for part in child.cmdline())]
+    keeper.suspend()  # what the service leaves behind is still there when it starts again
+    cloud.end(signal.SIGKILL)
+    assert any("ministack" in command for command in commands_of(cloud.state))
+    again = Cloud(tmp_path / "state", port=cloud.port("sagemaker"), aws_port=cloud.port("aws"))
+    keeper.kill()
+    assert again.s3.list_buckets()["Buckets"]
+    assert again.end() == 0
+
+
 def test_a_role_that_jobs_have_used_survives_a_kill(tmp_path: Path) -> None:
     cloud = Cloud(tmp_path / "state")
     role = cloud.role(unique("kept"))
@@ -112,7 +125,7 @@ def test_without_s3_and_iam_the_service_says_so_and_goes_on(tmp_path: Path) -> N
     assert cloud.train("print('loss=1')", RoleArn=role)["TrainingJobStatus"] == "Completed"
     request = cloud.training_request("print('loss=1')", RoleArn=role)
     (ministack,) = [process for process in processes_of(cloud.state) if "ministack" in process.cmdline()]
-    port = int(cloud.address["aws"].rpartition(":")[2])
+    port = cloud.port("aws")
     ministack.kill()
     ministack.wait(5)
     with socket.socket() as taken:
@@ -177,7 +190,7 @@ def ends_with(process: "subprocess.Popen[bytes]") -> str:
 
 @pytest.mark.parametrize(("which", "option"), [("sagemaker", "--port"), ("aws", "--aws-port")])
 def test_a_port_in_use(cloud: Cloud, tmp_path: Path, which: str, option: str) -> None:
-    port = int(cloud.address[which].rpartition(":")[2])
+    port = cloud.port(which)
     process = launch(tmp_path, **{option.strip("-").replace("-", "_"): port})
     sentence = ends_with(process)
     assert str(port) in sentence
