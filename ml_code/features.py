@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _save(folder: Path, split: Split) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({"features": split.inputs, "labels": split.labels}, folder / FEATURES)
+    save_file({"features": split.inputs.squeeze(1), "labels": split.labels}, folder / FEATURES)
     (folder / FEATURES).chmod(0o644)  # safetensors writes for the owner alone
 
 

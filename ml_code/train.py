@@ -118,9 +118,11 @@ def fit(material: Material, settings: Hyperparameters, job: Job) -> dict[str, An
     network, target = material.network, device()
     train, validation, whitening = material.train, material.validation, None
     if material.manifest["tail"] == "fc":
-        whitening = Whitening.fit(train.inputs)
+        whitening = Whitening.fit(train.inputs[:, 0])
         zero_head(network.fc)
-        train, validation = (Split(whitening(split.inputs), split.labels) for split in (train, validation))
+        train, validation = (
+            Split(whitening(split.inputs[:, 0]).unsqueeze(1), split.labels) for split in (train, validation)
+        )
         # One layer's steps are too small to share: with two threads they take 0.7 ms each on an idle machine,
         # and 25 ms where another job keeps a core busy.
         torch.set_num_threads(1)

@@ -21,7 +21,7 @@ class Split:
     """One split as the tail sees it."""
 
     inputs: Tensor
-    """float32 [N, …] features; uint8 [N, 3, S, S] crops where there is no trunk to run."""
+    """float32 [N, K, …] features; uint8 [N, K, 3, S, S] crops where there is no trunk to run. K views of an image."""
     labels: Tensor
     """int64 [N]."""
 
@@ -55,7 +55,7 @@ def extract(
             reported = time.monotonic()
             print(f"features split={name} images={seen}/{total} seconds={reported - start:.1f}", flush=True)
     check_readable(dataset.listing, unreadable, max_unreadable)
-    return Split(torch.cat(inputs), torch.cat(labels)), unreadable
+    return Split(torch.cat(inputs).unsqueeze(1), torch.cat(labels)), unreadable
 
 
 def _forward(trunk: nn.Module, preprocessing: Preprocessing, crops: Tensor, target: torch.device) -> Tensor:

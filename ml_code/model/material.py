@@ -92,7 +92,7 @@ def from_images(
 def _read(folder: Path, classes: int) -> Split:
     try:
         tensors = load_file(folder / FEATURES)
-        split = Split(tensors["features"], tensors["labels"])
+        split = Split(tensors["features"].unsqueeze(1), tensors["labels"])
     except (OSError, SafetensorError, KeyError) as error:
         raise ValueError(
             f"{folder} holds no readable {FEATURES} as features.py writes it: {error}"

@@ -117,10 +117,10 @@ class Trainer:
         self.on_phase("EVAL")
         self.tail.eval()
         sums = _Sums(self._device)
-        size = EVALUATION_BATCH if split.inputs.ndim == 2 else self._settings.batch_size
+        size = EVALUATION_BATCH if split.inputs.ndim == 3 else self._settings.batch_size
         with self._clock.phase("evaluation"), torch.no_grad():
             for start in range(0, len(split.labels), size):
-                inputs = split.inputs[start : start + size].to(self._device)
+                inputs = split.inputs[start : start + size, 0].to(self._device)
                 labels = split.labels[start : start + size].to(self._device)
                 logits = self.tail(self.prepare(inputs))
                 sums.add(self.criterion(logits, labels), logits, labels)
@@ -154,7 +154,7 @@ class Trainer:
     def _batches(self, split: Split, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(split.labels), generator=generator)
         for index in torch.split(order, step_sizes(len(order), self._settings.batch_size)):
-            yield split.inputs[index], split.labels[index]
+            yield split.inputs[index, 0], split.labels[index]
 
     def _check_finite(self, numbers: dict[str, Any]) -> None:
         for name in ("train_loss", "validation_loss"):
