@@ -1,7 +1,7 @@
 """The served model's four functions, as SageMaker's PyTorch serving contract names them.
 
     model_fn(model_dir) -> model      once, at start
-    input_fn(body, content_type)      bytes of a JPEG or PNG -> an RGB image
+    input_fn(body, content_type)      bytes of an image file -> an RGB image
     predict_fn(image, model)          -> probabilities
     output_fn(prediction, accept)     -> JSON, docs/contracts.md
 
@@ -17,11 +17,11 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from data.images import UnreadableImageError, decode, sniff
+from data.decoding import NAMES, UnreadableImageError, decode, sniff
 from model.artifact import LoadedModel, load_model
 
 TOP_K = 5
-_IMAGES = ("image/jpeg", "image/png", "application/x-image", "application/octet-stream")
+_ANY_IMAGE = ("application/x-image", "application/octet-stream")
 
 
 class UnsupportedMediaTypeError(ValueError):
@@ -43,16 +43,16 @@ def model_fn(model_dir: str) -> LoadedModel:
 def input_fn(request_body: bytes, content_type: str) -> Image:
     """The image, upright and in RGB. The format is read from the bytes: clients send PNG as image/jpeg.
 
-    :raises UnsupportedMediaTypeError: when the content type, or the content, is no JPEG or PNG.
+    :raises UnsupportedMediaTypeError: when the content type, or the content, is no image's.
     :raises UnreadableImageError: when it is one and cannot be decoded.
     """
     kind = content_type.partition(";")[0].strip().lower()
-    if kind and kind not in _IMAGES:
-        raise UnsupportedMediaTypeError(f"content type {kind} is not supported: send a JPEG or PNG image")
+    if kind and kind not in _ANY_IMAGE and not kind.startswith("image/"):
+        raise UnsupportedMediaTypeError(f"content type {kind} is not supported: send a {NAMES} image")
     if not request_body:
-        raise UnreadableImageError("the request has no body: send the bytes of a JPEG or PNG image")
+        raise UnreadableImageError(f"the request has no body: send the bytes of a {NAMES} image")
     if sniff(request_body) is None:
-        raise UnsupportedMediaTypeError("the body is neither a JPEG nor a PNG image")
+        raise UnsupportedMediaTypeError(f"the body is no {NAMES} image")
     return decode(request_body)
 
 

@@ -49,7 +49,7 @@ class Preprocessing:
             )
 
     def __call__(self, image: bytes | Image.Image) -> Tensor:
-        """float32 [3, S, S], from the bytes of a JPEG or PNG or from a decoded RGB image.
+        """float32 [3, S, S], from the bytes of an image file or from a decoded RGB image.
 
         :raises UnreadableImageError: when bytes are given that are no readable image.
         """

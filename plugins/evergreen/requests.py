@@ -225,7 +225,9 @@ def model_package(plan: Plan, model_data: str, accuracy: float) -> Request:
         "ModelApprovalStatus": "Approved",
         "InferenceSpecification": {
             "Containers": [container(plan, model_data)],
-            "SupportedContentTypes": ["image/jpeg", "image/png"],
+            "SupportedContentTypes": [
+                f"image/{kind}" for kind in ("jpeg", "png", "webp", "gif", "bmp", "tiff")
+            ],
             "SupportedResponseMIMETypes": ["application/json"],
             "SupportedRealtimeInferenceInstanceTypes": [plan.pipeline.deployment.instance_type],
             "SupportedTransformInstanceTypes": [plan.pipeline.compute.instance_type],

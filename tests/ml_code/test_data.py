@@ -28,6 +28,23 @@ def photo(width: int = 40, height: int = 30) -> Image.Image:
     return Image.fromarray(values).resize((width, height))
 
 
+def animation(kind: str) -> bytes:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    return encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_every_format_is_read_and_told_from_its_bytes(kind: str) -> None:
+    content = encoded(photo(), kind)
+    assert decode(content).size == (40, 30)
+    assert sniff(content) == f"image/{kind.lower()}"
+
+
+def test_a_telephones_jpeg_with_a_second_picture_is_its_first() -> None:
+    content = encoded(photo(40, 30), "MPO", save_all=True, append_images=[photo(8, 8)])
+    assert decode(content).size == (40, 30)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
     kind = "JPEG" if mode in {"CMYK", "YCbCr"} else "PNG"
@@ -55,11 +72,15 @@ def test_exif_rotation_is_applied() -> None:
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b"<html>not found</html>", "neither a JPEG nor a PNG"),
-        (encoded(photo(), "GIF"), "neither a JPEG nor a PNG"),
+        (b"<html>not found</html>", "no JPEG, PNG, WebP, GIF, BMP or TIFF"),
+        (animation("GIF"), "holds 3 pictures"),
+        (animation("WEBP"), "holds 3 pictures"),
+        (animation("PNG"), "holds 3 pictures"),
+        (animation("TIFF"), "holds 3 pictures"),
+        (encoded(Image.new("F", (4, 4)), "TIFF"), "fractions"),
         (encoded(photo(400, 300), "JPEG")[:2000], "truncated"),
         (encoded(photo(400, 300), "PNG")[:2000], "truncated"),
-        (b"\xff\xd8\xff\xe0" + b"\0" * 50, "neither|cannot be decoded"),
+        (b"\xff\xd8\xff\xe0" + b"\0" * 50, "no JPEG|cannot be decoded"),
     ],
 )
 def test_unreadable_bytes_have_a_reason(content: bytes, reason: str) -> None:
@@ -88,10 +109,9 @@ def test_bombs_are_refused_where_warnings_are_not_errors(tmp_path: Path) -> None
     assert "more than 89,478,485 pixels" in printed.stdout
 
 
-def test_formats_are_read_from_the_bytes() -> None:
-    assert sniff(encoded(photo(), "JPEG")) == "image/jpeg"
-    assert sniff(encoded(photo(), "PNG")) == "image/png"
-    assert sniff(b"RIFF....WEBP") is None
+def test_other_bytes_have_no_format() -> None:
+    assert sniff(b"RIFF....WAVE") is None
+    assert sniff(b"<svg/>") is None
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (64, 48), (33, 32)])
@@ -134,11 +154,11 @@ def test_unreadable_files_are_set_apart_with_reasons(copy_of_digits: Path) -> No
     (root / "3" / "004.jpg").write_bytes(b"no image")
     whole = (root / "0" / "000.jpg").read_bytes()
     (root / "0" / "000.jpg").write_bytes(whole[: len(whole) // 2])
-    (root / "0" / "999.webp").write_bytes(encoded(photo(), "WEBP"))
+    (root / "0" / "999.gif").write_bytes(animation("GIF"))
     dataset = ImageDataset(root, list_images(root), Preprocessing(32, 32))
     batches = list(read_batches(dataset, 50))
     unreadable = [file for batch in batches for file in batch.unreadable]
-    assert [file.file for file in unreadable] == ["0/000.jpg", "0/999.webp", "3/004.jpg"]
+    assert [file.file for file in unreadable] == ["0/000.jpg", "0/999.gif", "3/004.jpg"]
     assert sum(len(batch.labels) for batch in batches) == len(dataset) - 3
     with pytest.raises(ValueError, match=r"3 of 161 images .* 0/000\.jpg"):
         check_readable(dataset.listing, unreadable, 0.01)

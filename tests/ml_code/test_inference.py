@@ -57,7 +57,8 @@ def test_png_sent_as_jpeg_is_read(model: inference.LoadedModel) -> None:
     ("body", "content_type", "error"),
     [
         (b"{}", "application/json", inference.UnsupportedMediaTypeError),
-        (b"GIF89a", "image/jpeg", inference.UnsupportedMediaTypeError),
+        (b"%PDF-1.7", "image/jpeg", inference.UnsupportedMediaTypeError),
+        (b"GIF89a", "image/jpeg", UnreadableImageError),
         (b"", "image/jpeg", UnreadableImageError),
         (b"\xff\xd8\xff\xe0", "image/jpeg", UnreadableImageError),
     ],

@@ -102,9 +102,9 @@ def test_ping_and_an_image(port: int, digits: Path) -> None:
     ("body", "content_type", "status", "message"),
     [
         (b"", "image/jpeg", 400, "no body"),
-        (b"\xff\xd8\xff\xe0 broken", "image/jpeg", 400, "cannot be decoded|neither"),
-        (b"\x89PNG\r\n\x1a\n", "image/png", 400, "cannot be decoded|neither"),
-        (b"plain text", "image/jpeg", 415, "neither a JPEG nor a PNG"),
+        (b"\xff\xd8\xff\xe0 broken", "image/jpeg", 400, "cannot be decoded|is no JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "image/png", 400, "cannot be decoded|is no JPEG"),
+        (b"plain text", "image/jpeg", 415, "is no JPEG, PNG, WebP"),
         (b'{"url": "http://localhost/"}', "application/json", 415, "application/json is not supported"),
     ],
 )
