@@ -1,33 +1,60 @@
 """ImageFolder datasets: a deterministic listing, a Dataset, and batches with unreadable files set apart."""
 
 import os
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import overload
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.decoding import UnreadableImageError, decode, sniff
+from data.decoding import UnreadableImageError, decode
 from data.preprocessing import Preprocessing
-
-__all__ = [
-    "Batch", "ImageDataset", "ImageListing", "Unreadable", "UnreadableImageError",
-    "check_readable", "decode", "list_images", "read_batches", "sniff",
-]  # fmt: skip
+from data.views import ONE_VIEW, Views
 
 # Files with another ending (Thumbs.db, checksums) are no images. What has one of these and is neither JPEG
 # nor PNG is counted and reported as unreadable, not passed over.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
+class Samples(Sequence[tuple[str, int]]):
+    """(path below the root, index of class), in some 50 bytes each: a million are no more than a batch or two."""
+
+    def __init__(self, samples: Iterable[tuple[str, int]]) -> None:
+        self._names, self._ends, self._labels = bytearray(), array("q"), array("i")
+        for name, label in samples:
+            self._names += os.fsencode(name)
+            self._ends.append(len(self._names))
+            self._labels.append(label)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self._names) + 8 * len(self._ends) + 4 * len(self._labels)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Samples": ...
+    def __getitem__(self, index: int | slice) -> "tuple[str, int] | Samples":
+        if isinstance(index, slice):
+            return Samples(self[i] for i in range(*index.indices(len(self))))
+        position = range(len(self))[index]
+        start = self._ends[position - 1] if position else 0
+        return os.fsdecode(bytes(self._names[start : self._ends[position]])), self._labels[position]
+
+
 @dataclass(frozen=True)
 class ImageListing:
-    """`classes` sorted by name; `samples`, sorted by path, are (path below the root, index of class)."""
+    """`classes` sorted by name; `samples`, sorted by path within each class."""
 
     classes: tuple[str, ...]
-    samples: tuple[tuple[str, int], ...]
+    samples: Samples
 
     def counts(self) -> dict[str, int]:
         """Images of each class, 0 included."""
@@ -46,8 +73,8 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Batch:
-    crops: Tensor
-    """uint8 [n, 3, S, S], the readable images; `Preprocessing.normalize` turns them into input."""
+    views: Tensor
+    """uint8 [n, K, 3, S, S], the readable images; `Preprocessing.normalize` turns them into input."""
     indices: Tensor
     """int64 [n], positions in `ImageListing.samples`."""
     labels: Tensor
@@ -55,10 +82,13 @@ class Batch:
     unreadable: tuple[Unreadable, ...]
 
 
-def list_images(root: Path, classes: Sequence[str] | None = None) -> ImageListing:
+def list_images(
+    root: Path, classes: Sequence[str] | None = None, *, may_be_empty: bool = False
+) -> ImageListing:
     """One class per folder below `root`, images at any depth inside it; hidden files are left out.
 
     :param classes: the training split's classes, so that labels agree; a split may lack some, not add any.
+    :param may_be_empty: for one instance of several, which may have got no image of a small split.
     :raises ValueError: when there are fewer than two classes, no images, or a class that `classes` lacks.
     """
     if not root.is_dir():
@@ -69,15 +99,20 @@ def list_images(root: Path, classes: Sequence[str] | None = None) -> ImageListin
         raise ValueError(f"{root} has classes that the training split lacks: {', '.join(unknown)}")
     if len(names) < 2:
         raise ValueError(f"{root} needs one folder per class, at least two: found {len(names)}")
-    samples = tuple(
-        (path.relative_to(root).as_posix(), label)
-        for label, name in enumerate(names)
-        for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-    if not samples:
+    samples = Samples((file, label) for label, name in enumerate(names) for file in _images_below(root, name))
+    if not samples and not may_be_empty:
         raise ValueError(f"{root} has {len(names)} class folders and no images in them")
     return ImageListing(names, samples)
+
+
+def _images_below(root: Path, name: str) -> list[str]:
+    """The image files of one class, below `root` and with `/`, sorted."""
+    return sorted(
+        Path(folder, file).relative_to(root).as_posix()
+        for folder, _, files in os.walk(root / name)
+        for file in files
+        if PurePath(file).suffix.lower() in SUFFIXES and not file.startswith(".")
+    )
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
@@ -86,10 +121,17 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     :raises UnreadableImageError: from `dataset[i]`, with the file's name and the reason.
     """
 
-    def __init__(self, root: Path, listing: ImageListing, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, root: Path, listing: ImageListing, preprocessing: Preprocessing, views: Views = ONE_VIEW
+    ) -> None:
         self.root = root
         self.listing = listing
         self.preprocessing = preprocessing
+        self._views = views
+
+    @property
+    def views_per_image(self) -> int:
+        return self._views.count
 
     def __len__(self) -> int:
         return len(self.listing.samples)
@@ -99,14 +141,21 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     def crop(self, index: int) -> Tensor:
         """uint8 [3, S, S]."""
+        return self.views(index, ONE_VIEW)[0]
+
+    def views(self, index: int, views: Views | None = None) -> Tensor:
+        """uint8 [K, 3, S, S]: the image is decoded once for all."""
         file = self.listing.samples[index][0]
         try:
-            return self.preprocessing.crop((self.root / file).read_bytes())
+            image = decode((self.root / file).read_bytes())
         except UnreadableImageError as error:
             raise UnreadableImageError(f"{file}: {error}") from error
+        except OSError as error:
+            raise UnreadableImageError(f"{file}: it cannot be read: {error.strerror}") from error
+        return (views or self._views)(self.preprocessing, image, file)
 
 
-class _Crops(Dataset[tuple[int, Tensor | Unreadable]]):
+class _Views(Dataset[tuple[int, Tensor | Unreadable]]):
     """What a loader's workers send: one byte a pixel, and reasons in place of exceptions."""
 
     def __init__(self, dataset: ImageDataset) -> None:
@@ -117,28 +166,36 @@ class _Crops(Dataset[tuple[int, Tensor | Unreadable]]):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | Unreadable]:
         try:
-            return index, self.dataset.crop(index)
+            return index, self.dataset.views(index)
         except UnreadableImageError as error:
             file = self.dataset.listing.samples[index][0]
             return index, Unreadable(file, str(error).removeprefix(f"{file}: "))
 
     def collate(self, items: list[tuple[int, Tensor | Unreadable]]) -> Batch:
-        readable = [(index, crop) for index, crop in items if isinstance(crop, Tensor)]
+        readable = [(index, views) for index, views in items if isinstance(views, Tensor)]
         samples, size = self.dataset.listing.samples, self.dataset.preprocessing.image_size
-        crops = [crop for _, crop in readable]
+        views = [views for _, views in readable]
         return Batch(
-            torch.stack(crops) if crops else torch.empty((0, 3, size, size), dtype=torch.uint8),
+            torch.stack(views) if views else torch.empty((0, 1, 3, size, size), dtype=torch.uint8),
             torch.tensor([index for index, _ in readable], dtype=torch.int64),
             torch.tensor([samples[index][1] for index, _ in readable], dtype=torch.int64),
             tuple(outcome for _, outcome in items if isinstance(outcome, Unreadable)),
         )
 
 
-def read_batches(dataset: ImageDataset, batch_size: int, workers: int = 0) -> Iterator[Batch]:
-    """The dataset in its order, decoded by `workers` processes (0: by this one)."""
-    crops = _Crops(dataset)
+def read_batches(
+    dataset: ImageDataset, batch_size: int, workers: int = 0, order: Sequence[int] | None = None
+) -> Iterator[Batch]:
+    """The dataset in its order or another, decoded by `workers` processes (0: by this one)."""
+    views = _Views(dataset)
     loader: DataLoader[tuple[int, Tensor | Unreadable]] = DataLoader(
-        crops, batch_size=batch_size, num_workers=workers, collate_fn=crops.collate
+        views,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=views.collate,
+        sampler=order,
+        # Copied to the GPU while the network computes.
+        pin_memory=torch.cuda.is_available(),
     )
     yield from loader
 
@@ -148,19 +205,17 @@ def loader_workers(images: int, cpus: int | None = None) -> int:
     return 0 if images < 2000 else cpus or os.cpu_count() or 1
 
 
-def check_readable(listing: ImageListing, unreadable: Sequence[Unreadable], max_share: float) -> None:
-    """:raises ValueError: when more than `max_share` of the images, or all of a class, are unreadable."""
-    if not unreadable:
-        return
-    first = f"the first is {unreadable[0].file}: {unreadable[0].reason}"
-    share = len(unreadable) / len(listing.samples)
-    if share > max_share:
+def check_readable(unreadable: Sequence[Unreadable], images: int, max_share: float) -> None:
+    """:raises ValueError: when more than `max_share` of all `images` are unreadable."""
+    if len(unreadable) > max_share * images:
         raise ValueError(
-            f"{len(unreadable)} of {len(listing.samples)} images ({share:.1%}) are unreadable, more than the "
-            f"{max_share:.1%} allowed; {first}"
+            f"{len(unreadable)} of {images} images ({len(unreadable) / images:.1%}) are unreadable, more than the "
+            f"{max_share:.1%} allowed; the first is {unreadable[0].file}: {unreadable[0].reason}"
         )
-    bad = {entry.file for entry in unreadable}
-    left = ImageListing(listing.classes, tuple(sample for sample in listing.samples if sample[0] not in bad))
-    for name, count in left.counts().items():
-        if count == 0 and listing.counts()[name] > 0:
-            raise ValueError(f"class {name} has no readable image; {first}")
+
+
+def check_classes(classes: Sequence[str], labels: Tensor) -> None:
+    """:raises ValueError: when a class has no image among `labels`, int64 [N]."""
+    counts = torch.bincount(labels, minlength=len(classes))
+    if missing := [name for name, count in zip(classes, counts.tolist(), strict=True) if not count]:
+        raise ValueError(f"class {missing[0]} has no readable image to train on")

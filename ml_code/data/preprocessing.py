@@ -61,11 +61,11 @@ class Preprocessing:
         width, height = decoded.size
         side = min(width, height) * self.image_size / self.resize_size
         left, top = (width - side) / 2, (height - side) / 2
-        resized = decoded.resize(
-            (self.image_size, self.image_size),
-            _RESAMPLING[self.interpolation],
-            box=(left, top, left + side, top + side),
-        )
+        return self.cut(decoded, (left, top, left + side, top + side))
+
+    def cut(self, image: Image.Image, box: tuple[float, float, float, float]) -> Tensor:
+        """uint8 [3, S, S] of a region: left, top, right, bottom in the image's pixels."""
+        resized = image.resize((self.image_size, self.image_size), _RESAMPLING[self.interpolation], box=box)
         return torch.from_numpy(np.array(resized, dtype=np.uint8)).permute(2, 0, 1).contiguous()
 
     def normalize(self, crops: Tensor) -> Tensor:

@@ -31,6 +31,9 @@ class Hyperparameters:
     weights: str | None
     image_size: int | None
     max_unreadable: float
+    views: int
+    """This and the next matter where there is no trunk: features have theirs."""
+    flip: bool
     debug_hook_config: dict[str, Any] | None
     profiler_interval_ms: int
 
@@ -54,6 +57,7 @@ def parse(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os
     if foreign := [name for name in names if not name.startswith(("--_", "--sagemaker_"))]:
         raise HyperparameterError(f"hyperparameter {foreign[0].removeprefix('--')} is unknown to train.py")
     values = vars(arguments)
+    values["flip"] = values["flip"] == "true"
     values["debug_hook_config"] = _hook_config(values["debug_hook_config"], environment)
     return Hyperparameters(**values)
 
@@ -80,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     add("tail", _choice(architectures.TAILS), None, "what is trained: fc, layer4 or all")
     add("weights", _text, None, "none, DEFAULT, a torchvision name or a file")
     add("image-size", whole, None, "pixels a side")
+    add("views", whole, 1, "pictures of each training image; 1 is the centre")
+    add("flip", _choice(("true", "false")), "true", "mirror every other view")
     add("max-unreadable", _number(float, 0), 0.01, "largest share of unreadable images")
     add("debug-hook-config", _text, None, "SageMaker's DebugHookConfig as JSON; no hook without it")
     add("profiler-interval-ms", _number(int, 0), 0, "between system metrics; 0 is off")

@@ -5,17 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from data.images import ImageDataset, list_images
+from data.images import ImageDataset, check_classes, list_images
 from data.preprocessing import Preprocessing
+from data.views import ONE_VIEW, Views
 from model import architectures, artifact, weights
-from model.extraction import Split, extract
+from model.extraction import extract
 from model.hyperparameters import HyperparameterError, Hyperparameters
 from model.network import Network, assemble
-
-FEATURES = "features.safetensors"
+from model.parts import assemble_parts
+from model.split import Split
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ def from_features(settings: Hyperparameters, trunk: Path, train: Path, validatio
     :raises ValueError: when a hyperparameter contradicts trunk.json or a file is not what it says.
     """
     network, manifest = artifact.load_backbone(trunk, settings.seed)
+    classes = manifest["classes"]
     for name in ("arch", "tail", "image_size"):
         wanted = getattr(settings, name)
         if wanted is not None and wanted != manifest[name]:
@@ -45,14 +45,15 @@ def from_features(settings: Hyperparameters, trunk: Path, train: Path, validatio
                 f"hyperparameter {name.replace('_', '-')} is {wanted} and the features were computed with "
                 f"{manifest[name]}: compute them again or use the same"
             )
+    splits, unreadable = [], []
+    for name, folder in (("train", train), ("validation", validation)):
+        split, files = assemble_parts(folder, len(classes))
+        splits.append(split)
+        unreadable += [{"split": name} | file for file in files]
+    check_classes(classes, splits[0].labels)
     kept = ("arch", "tail", "weights", "image_size", "classes", "preprocessing")
-    return Material(
-        network,
-        _read(train, len(manifest["classes"])),
-        _read(validation, len(manifest["classes"])),
-        {name: manifest[name] for name in kept} | {"trunk_sha256": manifest["sha256"]},
-        [],
-    )
+    described = {name: manifest[name] for name in kept} | {"trunk_sha256": manifest["sha256"]}
+    return Material(network, splits[0], splits[1], described, unreadable)
 
 
 def from_images(
@@ -66,18 +67,20 @@ def from_images(
         _needed(settings, name) for name in ("arch", "tail", "weights", "image_size")
     )
     architectures.check(arch, tail)
-    if source.startswith("s3://"):
-        source = str(_channel_file(source, weights_channel))
+    file = _channel_file(source, weights_channel)
     preprocessing = weights.preprocessing(arch, source, image_size)
     listing = list_images(train)
     torch.manual_seed(settings.seed)
-    network = assemble(weights.backbone(arch, source, settings.seed), arch, tail, len(listing.classes))
+    backbone = weights.backbone(arch, source, settings.seed, file)
+    network = assemble(backbone, arch, tail, len(listing.classes))
     splits, unreadable = [], []
     for name, root in (("train", train), ("validation", validation)):
-        dataset = ImageDataset(root, list_images(root, listing.classes), preprocessing)
+        views = Views(settings.views, settings.flip, settings.seed) if name == "train" else ONE_VIEW
+        dataset = ImageDataset(root, list_images(root, listing.classes), preprocessing, views)
         split, files = extract(network.trunk, dataset, name, settings.max_unreadable, cpus)
         splits.append(split)
         unreadable += [{"split": name} | asdict(file) for file in files]
+    check_classes(listing.classes, splits[0].labels)
     manifest = {
         "arch": arch,
         "tail": tail,
@@ -89,23 +92,6 @@ def from_images(
     return Material(network, splits[0], splits[1], manifest, unreadable)
 
 
-def _read(folder: Path, classes: int) -> Split:
-    try:
-        tensors = load_file(folder / FEATURES)
-        split = Split(tensors["features"].unsqueeze(1), tensors["labels"])
-    except (OSError, SafetensorError, KeyError) as error:
-        raise ValueError(
-            f"{folder} holds no readable {FEATURES} as features.py writes it: {error}"
-        ) from error
-    if not len(split.labels) == len(split.inputs) > 0:
-        raise ValueError(
-            f"{folder}/{FEATURES} holds {len(split.inputs)} features and {len(split.labels)} labels"
-        )
-    if int(split.labels.max()) >= classes:
-        raise ValueError(f"{folder}/{FEATURES} has labels that trunk.json's {classes} classes lack")
-    return split
-
-
 def _needed(settings: Hyperparameters, name: str) -> Any:
     value = getattr(settings, name)
     if value is None:
@@ -115,8 +101,16 @@ def _needed(settings: Hyperparameters, name: str) -> Any:
     return value
 
 
-def _channel_file(source: str, channel: Path | None) -> Path:
-    name = source.rpartition("/")[2]
-    if channel is None or not (channel / name).is_file():
-        raise HyperparameterError(f"hyperparameter weights is {source}: the weights channel must hold {name}")
-    return channel / name
+def _channel_file(source: str, channel: Path | None) -> Path | None:
+    """The weights that an earlier job or the user has put into S3; None where none are needed."""
+    if channel is None:
+        if source.startswith("s3://"):
+            raise HyperparameterError(f"hyperparameter weights is {source}: the weights channel must hold it")
+        return None
+    files = [file for file in sorted(channel.iterdir()) if file.suffix in weights.SUFFIXES]
+    if len(files) != 1:
+        raise HyperparameterError(
+            f"the weights channel must hold one file ending in {' or '.join(weights.SUFFIXES)}: it holds "
+            f"{[file.name for file in files]}"
+        )
+    return files[0]

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from model.extraction import Split
 from model.hyperparameters import Hyperparameters
+from model.split import Split
 
 # One pass of the validation split in few steps: metrics do not depend on it, the debugger's EVAL steps do, and
 # a step over every image is a validation loss, not a sample of one.

@@ -10,14 +10,17 @@ from torchvision import models
 from data.preprocessing import Preprocessing
 from model import architectures
 
+SUFFIXES = (".safetensors", ".pth", ".pt")
 
-def backbone(arch: str, weights: str, seed: int) -> nn.Module:
+
+def backbone(arch: str, weights: str, seed: int, file: Path | None = None) -> nn.Module:
     """A torchvision network with `weights`: `none`, `DEFAULT` or another torchvision name, or a file's path.
 
-    `none` is the same network for the same seed, everywhere. A torchvision name downloads, once; nothing
-    else here does. A file is a state dict of the torchvision architecture, `.safetensors` or what
-    `torch.save` writes; its last layer is not used and may be missing.
+    `none` is the same network for the same seed, everywhere. A file is a state dict of the torchvision architecture,
+    `.safetensors` or what `torch.save` writes; its last layer is not used and may be missing.
 
+    :param file: where the weights of a torchvision name, or of an s3:// address, are already. Without it a
+        torchvision name downloads; nothing else here does.
     :raises ValueError: naming the setting, when arch or weights are unknown or the file does not fit.
     """
     with torch.random.fork_rng(devices=[]):
@@ -25,23 +28,25 @@ def backbone(arch: str, weights: str, seed: int) -> nn.Module:
         network = architectures.build(arch)
     if weights == "none":
         return network
-    if enum := _torchvision(arch, weights):
-        network.load_state_dict(enum.get_state_dict(progress=False, check_hash=True))
+    if file is None and (enum := _torchvision(arch, weights)):
+        network.load_state_dict(download(enum))
         return network
-    _load(network, arch, Path(weights))
+    _load(network, arch, file or Path(weights))
     return network
 
 
 def preprocessing(arch: str, weights: str, image_size: int) -> Preprocessing:
     """What the weights were trained with, scaled to `image_size`; for random weights, the whole image.
 
+    For weights of a file, what torchvision's own default weights were trained with.
+
     :raises ValueError: see `backbone`.
     """
     architectures.check(arch, "all")
     if weights == "none":
         return Preprocessing(image_size, image_size)
-    enum = _torchvision(arch, weights) or models.get_model_weights(arch).DEFAULT
-    transform = enum.transforms()
+    known = None if weights.startswith("s3://") else _torchvision(arch, weights)
+    transform = (known or models.get_model_weights(arch).DEFAULT).transforms()
     return Preprocessing(
         image_size=image_size,
         resize_size=round(image_size * transform.resize_size[0] / transform.crop_size[0]),
@@ -51,14 +56,38 @@ def preprocessing(arch: str, weights: str, image_size: int) -> Preprocessing:
     )
 
 
+def named(arch: str, name: str) -> models.WeightsEnum:
+    """torchvision's weights of that name.
+
+    :raises ValueError: with the names there are.
+    """
+    architectures.check(arch, "all")
+    known = models.get_model_weights(arch)
+    if name not in known.__members__:
+        raise ValueError(
+            f"weights must be none, {', '.join(known.__members__)}, a file or an s3:// address: got {name!r}"
+        )
+    return known[name]
+
+
+def download(enum: models.WeightsEnum) -> dict[str, Tensor]:
+    """The state dict, fetched from torchvision's address and checked against the hash in its name.
+
+    :raises ValueError: with what to do where there is no network, or the hash is wrong.
+    """
+    try:
+        state: dict[str, Tensor] = enum.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"weights {enum} could not be fetched ({error}): fetch {enum.url} where there is a network, and set "
+            "model.weights to the file or to its s3:// address"
+        ) from error
+    return state
+
+
 def _torchvision(arch: str, weights: str) -> models.WeightsEnum | None:
     """The named weights; None when the name is that of an existing file."""
-    names = models.get_model_weights(arch).__members__
-    if weights in names:
-        return models.get_model_weights(arch)[weights]
-    if Path(weights).is_file():
-        return None
-    raise ValueError(f"weights must be none, {', '.join(names)} or a file that exists: got {weights!r}")
+    return None if Path(weights).is_file() else named(arch, weights)
 
 
 def _load(network: nn.Module, arch: str, file: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data.images import decode
+from data.decoding import decode
 from report.predictions import Predictions
 
 _SIDE = 96

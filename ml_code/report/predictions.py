@@ -81,7 +81,7 @@ def predict(model: LoadedModel, folder: Path) -> Predictions:
         unreadable.extend(asdict(item) for item in batch.unreadable)
         if len(batch.indices):
             indices.extend(batch.indices.tolist())
-            answers.append(_probabilities(model, batch.crops))
+            answers.append(_probabilities(model, batch.views[:, 0]))
     if not indices:
         raise ValueError(
             f"none of the {len(dataset)} images of the test split is readable: {unreadable[0]['reason']}"

@@ -1,6 +1,7 @@
 """Decoder, preprocessing and listing, on files of every awkward kind."""
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ from torchvision import models
 
 import data
 from data.decoding import UnreadableImageError, decode, sniff
-from data.images import ImageDataset, check_readable, list_images, read_batches
+from data.images import ImageDataset, Samples, check_classes, check_readable, list_images, read_batches
 from data.preprocessing import Preprocessing
+from data.views import Views
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -161,24 +163,57 @@ def test_unreadable_files_are_set_apart_with_reasons(copy_of_digits: Path) -> No
     assert [file.file for file in unreadable] == ["0/000.jpg", "0/999.gif", "3/004.jpg"]
     assert sum(len(batch.labels) for batch in batches) == len(dataset) - 3
     with pytest.raises(ValueError, match=r"3 of 161 images .* 0/000\.jpg"):
-        check_readable(dataset.listing, unreadable, 0.01)
-    check_readable(dataset.listing, unreadable, 0.02)
+        check_readable(unreadable, 161, 0.01)
+    check_readable(unreadable, 161, 0.02)
     with pytest.raises(UnreadableImageError, match=r"0/000\.jpg"):
         dataset[0]
 
 
-def test_a_class_without_readable_images_is_an_error(copy_of_digits: Path) -> None:
-    root = copy_of_digits / "train"
-    for file in (root / "7").iterdir():
-        file.write_bytes(b"no image")
-    dataset = ImageDataset(root, list_images(root), Preprocessing(32, 32))
-    unreadable = [file for batch in read_batches(dataset, 64) for file in batch.unreadable]
-    with pytest.raises(ValueError, match="class 7 has no readable image"):
-        check_readable(dataset.listing, unreadable, 0.5)
+def test_a_class_without_readable_images_is_an_error() -> None:
+    check_classes(("ant", "bee"), torch.tensor([1, 0]))
+    with pytest.raises(ValueError, match="class bee has no readable image"):
+        check_classes(("ant", "bee"), torch.tensor([0, 0]))
+
+
+def test_a_million_names_take_no_more_than_a_batch() -> None:
+    samples = Samples((f"class-{number % 7}/image-{number:07}.jpg", number % 7) for number in range(10_000))
+    assert samples[9_999] == ("class-3/image-0009999.jpg", 3)
+    assert list(samples[-2:]) == [samples[9_998], samples[-1]]
+    with pytest.raises(IndexError):
+        samples[10_000]
+    assert samples.nbytes < 50 * len(samples)
+
+
+def test_names_that_are_no_text_are_read(tmp_path: Path) -> None:
+    for name in (b"a", b"b"):
+        (tmp_path / name.decode()).mkdir()
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name + b"/\xff.png")).write_bytes(encoded(photo()))
+    dataset = ImageDataset(tmp_path, list_images(tmp_path), Preprocessing(8, 8))
+    assert dataset[1][1] == 1
+
+
+def test_random_views_depend_on_seed_name_and_number_alone() -> None:
+    draw, image = Views(3, seed=1), photo(40, 30)
+    views = draw(Preprocessing(16, 16), image, "a/1.jpg")
+    torch.manual_seed(9)
+    assert torch.equal(views, draw(Preprocessing(16, 16), image, "a/1.jpg"))
+    assert not torch.equal(views[1:], draw(Preprocessing(16, 16), image, "a/2.jpg")[1:])
+    assert not torch.equal(views[1:], Views(3, seed=2)(Preprocessing(16, 16), image, "a/1.jpg")[1:])
+    assert torch.equal(views[0], Preprocessing(16, 16).crop(image))
+
+
+def test_writing_is_not_mirrored() -> None:
+    names = [f"{number}.jpg" for number in range(20)]
+    plain, mirrored = (
+        [Views(2, flip)(Preprocessing(16, 16), photo(40, 30), name)[1] for name in names]
+        for flip in (False, True)
+    )
+    flipped = [torch.equal(one, other.flip(2)) for one, other in zip(plain, mirrored, strict=True)]
+    assert 3 < sum(flipped) < 17
 
 
 def test_workers_read_the_same(digits: Path) -> None:
     root = digits / "test"
     dataset = ImageDataset(root, list_images(root), Preprocessing(32, 32))
-    alone, together = ([batch.crops for batch in read_batches(dataset, 16, workers)] for workers in (0, 2))
+    alone, together = ([batch.views for batch in read_batches(dataset, 16, workers)] for workers in (0, 2))
     assert torch.equal(torch.cat(alone), torch.cat(together))

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from data.images import UnreadableImageError
-from model.extraction import Split
 from tests.ml_code.conftest import TrainedModel
 
 
@@ -38,8 +37,8 @@ def test_serving_preprocesses_byte_for_byte_like_training(
 
     root = digits / "test"
     dataset = ImageDataset(root, list_images(root, model.classes), model.preprocessing)
-    crops = torch.cat([batch.crops for batch in read_batches(dataset, 16)])
-    trained_on = model.preprocessing.normalize(Split(crops, torch.zeros(len(crops))).inputs)
+    crops = torch.cat([batch.views[:, 0] for batch in read_batches(dataset, 16)])
+    trained_on = model.preprocessing.normalize(crops)
     for index, (file, _) in enumerate(dataset.listing.samples):
         image = inference.input_fn((root / file).read_bytes(), "")
         served = model.preprocessing(image)

@@ -12,6 +12,7 @@ from torch import nn
 from model import architectures, weights
 from model.artifact import ArtifactError, load_model
 from model.network import assemble
+from model.split import Split
 from model.whitening import Whitening
 from tests.ml_code.conftest import TrainedModel
 
@@ -86,7 +87,7 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
 
 
 def test_unknown_weights_name_the_choices() -> None:
-    with pytest.raises(ValueError, match="weights must be none, IMAGENET1K_V1, DEFAULT or a file"):
+    with pytest.raises(ValueError, match="weights must be none, IMAGENET1K_V1, DEFAULT, a file"):
         weights.backbone("resnet18", "imagenet", 0)
 
 
@@ -132,8 +133,9 @@ def test_manifest_says_what_was_trained(trained: TrainedModel) -> None:
 def test_whitened_layer_folds_into_a_plain_one() -> None:
     features = torch.randn(200, 16, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 3, 16)
     features[:, 5] = 7.0  # a dead unit
-    whitening = Whitening.fit(features, shrinkage=1e-6)
-    z = whitening(features)
+    split = Split(features.view(100, 2, 16), torch.zeros(100, dtype=torch.int64))
+    whitening = Whitening.fit(split, shrinkage=1e-6)
+    z = whitening(split).inputs.flatten(0, 1)
     spread = torch.cov(z.T, correction=0)
     expected = torch.eye(16)
     expected[5, 5] = 0
