@@ -33,7 +33,7 @@ def build(
             "source": plan.pipeline.dataset.source,
             "uri": dataset["uri"],
             "splits": dataset["counts"],
-            "ignored": dataset["ignored"],
+            **{name: dataset[name] for name in ("ignored", "doubtful", "duplicates")},
         },
         "features": features,
         "tuning": {

@@ -60,6 +60,13 @@ def build(pipeline: Pipeline) -> dict[str, Param]:
         description="Retrain although the dataset has not changed (scheduled runs skip then).",
         section="Dataset",
     )
+    form["dry_run"] = Param(
+        False,
+        type="boolean",
+        title="Dry run",
+        description="Say what would be sent to S3 and deleted there, and end.",
+        section="Dataset",
+    )
     return form
 
 

@@ -22,6 +22,7 @@ class Plan(BaseModel):
     pipeline_name: str
     pipeline: Pipeline
     force: bool = False
+    dry_run: bool = False
     bucket: str
     role: str
     training_image: str

@@ -54,6 +54,11 @@ class Dataset(Settings):
         min_length=1,
     )
     splits: Splits = Splits()
+    delete_removed: bool = Field(
+        default=False,
+        title="Delete what the source no longer has",
+        description="From the synced copy in S3; versions before this one can then not be trained on again.",
+    )
 
 
 class Model(Settings):

@@ -44,6 +44,7 @@ def plan(file: str) -> dict[str, Any]:
         pipeline_name=path.stem,
         pipeline=validated,
         force=bool(context["params"].get("force", False)),
+        dry_run=bool(context["params"].get("dry_run", False)),
         bucket=_bucket(compute.bucket),
         role=_role(compute.role),
         training_image=compute.training_image

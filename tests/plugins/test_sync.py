@@ -2,13 +2,16 @@
 
 import io
 import json
+import shutil
 import tarfile
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
+from airflow.sdk import Asset
 
 from evergreen import sync
 from evergreen.plan import Plan
@@ -20,16 +23,25 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*outside of the Task Runner")
 
 
 def plan(name: str, source: str, **changes: Any) -> Plan:
+    dataset = {"source": source, "delete_removed": changes.pop("delete_removed", False)}
     return Plan(
         dag_id=f"retrain_{name}", run_id="r", run_type="manual", started_at="", pipeline_name=name,
-        pipeline=validate({"dataset": {"source": source}}, "x.yaml"), bucket=BUCKET, role="r",
+        pipeline=validate({"dataset": dataset}, "x.yaml"), bucket=BUCKET, role="r",
         training_image="i", inference_image="i",
     ).model_copy(update=changes)  # fmt: skip
 
 
-def run(planned: Plan) -> dict[str, Any]:
-    context = {"ti": SimpleNamespace(xcom_pull=lambda task_ids: planned.to_xcom()), "outlet_events": {}}
-    result: dict[str, Any] = sync.SyncDatasetOperator(task_id="sync_dataset").execute(context)
+def run(planned: Plan, pushed: dict[str, Any] | None = None, **operator: Any) -> dict[str, Any]:
+    """What the operator returns; `pushed` gets its other XComs and its Asset events."""
+    pushed = {} if pushed is None else pushed
+    instance = SimpleNamespace(
+        xcom_pull=lambda task_ids: planned.to_xcom(),
+        xcom_push=lambda key, value: pushed.update({key: value}),
+    )
+    events: Any = defaultdict(SimpleNamespace)
+    context = {"ti": instance, "outlet_events": events}
+    result: dict[str, Any] = sync.SyncDatasetOperator(task_id="sync_dataset", **operator).execute(context)
+    pushed |= {asset.name: event.extra for asset, event in events.items()}
     return result
 
 
@@ -51,6 +63,48 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_what_others_read_of_the_result(cloud: Cloud, folder: Path) -> None:
+    (folder / "train/katze/notes.txt").touch()
+    (folder / "test/katze/copy.jpg").write_bytes(b"train katze")
+    pushed: dict[str, Any] = {}
+    result = run(plan("result", str(folder)), pushed, outlets=[Asset(name="pets")])
+    version, root = result["version"], f"s3://{BUCKET}/evergreen/result"
+    counts = {split: {"ein Hund": 1, "katze": 1} for split in ("test", "train", "validation")}
+    counts["test"]["katze"] = 2
+    doubt = "does not begin like an image"
+    assert result == {
+        "version": version,
+        "freshness": result["freshness"],
+        "uri": f"{root}/dataset",
+        "counts": counts,
+        "ignored": {
+            "count": 1,
+            "examples": [{"file": "train/katze/notes.txt", "reason": "is no image by its name"}],
+        },
+        "doubtful": {
+            "count": 7,
+            "examples": [
+                {"file": f"{split}/{name}.jpg", "reason": doubt}
+                for split, name in (
+                    ("test", "ein Hund/é 1+1"), ("test", "katze/copy"), ("test", "katze/é 1+1"),
+                    ("train", "ein Hund/é 1+1"), ("train", "katze/é 1+1"), ("validation", "ein Hund/é 1+1"),
+                    ("validation", "katze/é 1+1"),
+                )
+            ],
+        },
+        "duplicates": {"count": 1, "examples": [["test/katze/copy.jpg", "train/katze/é 1+1.jpg"]]},
+        "sent": 7,
+        "deleted": 0,
+        "dataset_uri": f"{root}/dataset-versions/{version}/dataset.json",
+        "manifests": {
+            split: f"{root}/dataset-versions/{version}/{split}.manifest"
+            for split in ("train", "validation", "test")
+        },
+    }  # fmt: skip
+    assert pushed == {"pets": {"version": version, "counts": counts, "uri": f"{root}/dataset"}}
+    assert json.loads(json.dumps(result)) == result
+
+
 def test_only_what_changed_is_sent(cloud: Cloud, folder: Path) -> None:
     first = run(plan("changes", str(folder)))
     assert first["sent"] == 6
@@ -63,6 +117,24 @@ def test_only_what_changed_is_sent(cloud: Cloud, folder: Path) -> None:
     assert second["version"] != first["version"]
     cloud.client("s3").delete_object(Bucket=BUCKET, Key="evergreen/changes/dataset/test/katze/é 1+1.jpg")
     assert run(plan("changes", str(folder)))["sent"] == 1
+
+
+def test_a_dry_run_says_what_it_would_do_and_is_skipped(cloud: Cloud, folder: Path) -> None:
+    pushed: dict[str, Any] = {}
+    with pytest.raises(AirflowSkipException, match="dry run: 6 files to send, 0 to delete"):
+        run(plan("dry", str(folder), dry_run=True), pushed)
+    assert pushed["dry_run"]["send"]["count"] == 6
+    assert not stored(cloud, "evergreen/dry/")
+    run(plan("dry", str(folder)))
+    for split in ("train", "valid", "test"):
+        shutil.rmtree(folder / split / "katze")
+        shutil.copytree(folder / split / "ein Hund", folder / split / "vogel")
+    with pytest.raises(AirflowSkipException, match="dry run: 3 files to send, 0 to delete"):
+        run(plan("dry", str(folder), dry_run=True))
+    with pytest.raises(AirflowSkipException, match="dry run: 3 files to send, 3 to delete"):
+        run(plan("dry", str(folder), dry_run=True, delete_removed=True), pushed)
+    assert pushed["dry_run"]["delete"]["examples"][0] == "test/katze/é 1+1.jpg"
+    assert run(plan("dry", str(folder), delete_removed=True))["deleted"] == 3
 
 
 def test_a_version_lists_its_own_files_and_no_older_ones(cloud: Cloud, folder: Path) -> None:

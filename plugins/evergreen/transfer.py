@@ -1,0 +1,410 @@
+"""A dataset → its folder in S3: what changed is sent, the listing is compared again, the version is published.
+
+It needs an S3 client of boto3 or botocore and nothing of Airflow. What is in S3 is known from its listing, never from a
+request for each object; what was sent is therefore known to the next try too, wherever this one was killed.
+"""
+
+import gzip
+import hashlib
+import itertools
+import json
+import logging
+import os
+import tempfile
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from evergreen import dataset, listing
+from evergreen.dataset import DatasetError, SyncError
+from evergreen.manifest import BATCH, Amount, File, Manifest
+from evergreen.progress import Progress, mib
+
+log = logging.getLogger(__name__)
+
+# Requests in flight. On AWS one takes 30 to 100 ms, most of it waiting.
+CONCURRENCY = 16
+CLIENT_CONFIG = Config(max_pool_connections=CONCURRENCY + 2, retries={"mode": "standard", "max_attempts": 8})
+# Larger files go in parts, in parallel, through boto3's transfer manager.
+WHOLE_LIMIT = 8 << 20
+# So many failures in a row, none of them at the first attempt, and the rest of a round is not tried.
+HOPELESS = 4 * CONCURRENCY
+# How many rounds may end with as much to do as they began with, and the seconds before another one.
+FRUITLESS_ROUNDS, PAUSE_S = 3, 1
+EXAMPLES = 10
+
+
+class Moved(Exception):  # ruff: ignore[error-suffix-on-exception-name] - no error: the file is looked at again
+    """The file is not what was looked at."""
+
+
+@dataclass
+class _Failures:
+    count: int = 0
+    in_a_row: int = 0
+    last: str = ""
+    moved: list[File] = field(default_factory=list)
+
+    def add(self, file: File, error: Exception) -> None:
+        self.count += 1
+        if isinstance(error, Moved):
+            self.moved.append(file)
+            self.last = f"{file.source} changes while it is sent"
+        else:
+            self.in_a_row += 1
+            self.last = f"{file.path}: {error}"
+
+
+class Sync:
+    """One dataset on its way to `s3://BUCKET/ROOT/dataset/`: look, then send, then publish, then delete.
+
+    A context manager, and the manifest's owner for as long.
+
+    :param source: a local folder, or an `s3://` prefix.
+    :param splits: split → the name of its folder in the source.
+    :param facts: the manifest's file; None for one that goes with the process.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        source: Path | str,
+        splits: dataset.Splits,
+        bucket: str,
+        root: str,
+        facts: Path | None,
+    ) -> None:
+        self._client = client
+        self._source, self._splits = source, splits
+        self._bucket, self._root = bucket, root
+        self._prefix = f"{root}/dataset/"
+        if isinstance(source, str):
+            self._source_bucket, self._source_prefix = _s3_place(source)
+            self._refuse_overlap(source)
+        self._closing = ExitStack()
+        self.manifest = self._closing.enter_context(Manifest(facts))
+
+    def __enter__(self) -> "Sync":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self._bucket}/{self._root}/dataset"
+
+    def look(self) -> str:
+        """Everything of the dataset into the manifest; returns the version. Sends nothing.
+
+        :raises DatasetError: when no model can be trained on it.
+        :raises SyncError: when it cannot be read, or not now.
+        """
+        # The destination is listed meanwhile.
+        self._there = self._ahead(self._bucket, self._prefix, self.uri)
+        if isinstance(self._source, str):
+            pages = self._ahead(self._source_bucket, self._source_prefix, self._source)
+            dataset.look_at_listing(self.manifest, pages, self._splits, self._source)
+        else:
+            dataset.look_at_folder(self.manifest, self._source, self._splits)
+        return self.manifest.version()
+
+    def compare(self) -> Amount:
+        """How much has to be sent, against the listing that `look` began."""
+        changed = self.manifest.compare(self._there)
+        if changed.files and self.manifest.unexplained():
+            self._read_published()
+            changed = self.manifest.compare_again()
+        return changed
+
+    def preview(self) -> dict[str, Any]:
+        """What `send` and `delete_removed` would do now."""
+        changed, removed = self.compare(), self.manifest.removed()
+        sent = [file.path for file in itertools.islice(self.manifest.changed(), EXAMPLES)]
+        deleted = next(self.manifest.removed_paths(), [])[:EXAMPLES]
+        return {
+            "send": {"count": changed.files, "bytes": changed.size, "examples": sent},
+            "delete": {"count": removed.files, "bytes": removed.size, "examples": deleted},
+        }
+
+    def send(self) -> int:
+        """Send what changed until the listing shows all of it; how many files that were.
+
+        :raises SyncError: when nothing gets through any more, or a file goes on changing.
+        """
+        changed, sent, fruitless = self.compare(), 0, 0
+        log.info("%s files to send, %s", f"{changed.files:,}", mib(changed.size))
+        while changed.files:
+            failures = _Failures()
+            sent += self._round(changed, failures)
+            if failures.moved:
+                with ThreadPoolExecutor(dataset.READERS) as pool:
+                    dataset.read_again(self.manifest, failures.moved, pool)
+            before, changed = changed, self._compare_with_new_listing()
+            fruitless = fruitless + 1 if changed.files >= before.files else 0
+            if fruitless == FRUITLESS_ROUNDS or (fruitless and failures.in_a_row >= HOPELESS):
+                raise SyncError(self._stuck(changed, failures))
+            if changed.files:
+                log.warning("%s files to send once more; the last: %s", f"{changed.files:,}", failures.last)
+                time.sleep(PAUSE_S)
+        dataset.check(self.manifest.counts(), str(self._source))
+        self.manifest.settle()
+        return sent
+
+    def publish(self, *, anew: bool) -> dict[str, Any]:
+        """Write what belongs to the version: `dataset_uri`, and `manifests` with a ManifestFile for each split.
+
+        :param anew: write it although it is there, since the objects' ETags are others now.
+        """
+        version, counts = self.manifest.version(), self.manifest.counts()
+        base = f"{self._root}/dataset-versions/{version}"
+        document = f"{base}/dataset.json"
+        # Written last: where it is, the others are.
+        if anew or not self._exists(document):
+            for split in dataset.SPLITS:
+                self._upload(f"{base}/{split}.manifest", partial(self._write_split, split))
+            self._upload(f"{base}/files.jsonl.gz", self._write_entries)
+            self._put(f"{self._root}/dataset-versions/latest.json", {"version": version})
+            self._put(document, {"version": version, "classes": sorted(counts["train"]), "counts": counts})
+        return {
+            "dataset_uri": f"s3://{self._bucket}/{document}",
+            "manifests": {split: f"s3://{self._bucket}/{base}/{split}.manifest" for split in dataset.SPLITS},
+        }
+
+    def delete_removed(self) -> int:
+        """Delete the objects of the dataset's folder that the dataset no longer has; how many they were."""
+        deleted = 0
+        for paths in self.manifest.removed_paths():
+            # A thousand, which is the most that one request takes.
+            answer = self._client.delete_objects(
+                Bucket=self._bucket,
+                Delete={"Objects": [{"Key": self._prefix + path} for path in paths], "Quiet": True},
+            )
+            if errors := answer.get("Errors"):
+                raise SyncError(
+                    f"dataset.delete_removed: {len(errors)} objects below {self.uri}/ could not be deleted "
+                    f"({errors[0]['Key']}: {errors[0]['Code']}): may Airflow's credentials do s3:DeleteObject there?"
+                )
+            deleted += len(paths)
+        return deleted
+
+    # Sending
+
+    def _round(self, changed: Amount, failures: _Failures) -> int:
+        """Try every changed file once; how many got through. Few are in memory at a time."""
+        progress, sent = Progress("sent", changed.files, changed.size), 0
+        running: dict[Future[str], File] = {}
+        records: list[tuple[str, str, str]] = []
+
+        def collect(done: Iterable[Future[str]]) -> None:
+            nonlocal sent
+            for future in done:
+                file = running.pop(future)
+                try:
+                    etag = future.result()
+                except (Moved, BotoCoreError, ClientError, OSError) as error:
+                    failures.add(file, error)
+                    continue
+                failures.in_a_row = 0
+                sent += 1
+                progress.add(1, file.stat.size)
+                # An ETag that is the MD5 says by itself what is in the object.
+                if etag != file.md5:
+                    records.append((file.path, etag, str(file.checksum)))
+            if len(records) >= CONCURRENCY:
+                self.manifest.sent(records)
+                records.clear()
+
+        with ThreadPoolExecutor(CONCURRENCY) as pool:
+            try:
+                for file in self.manifest.changed():
+                    running[pool.submit(self._way(file), file)] = file
+                    if len(running) >= 2 * CONCURRENCY:
+                        collect(wait(running, return_when=FIRST_COMPLETED).done)
+                    if failures.in_a_row >= HOPELESS:
+                        break
+                collect(wait(running).done)
+            finally:
+                pool.shutdown(cancel_futures=True)
+                self.manifest.sent(records)
+        return sent
+
+    def _way(self, file: File) -> Callable[[File], str]:
+        """The function that sends this file and returns the object's ETag; threads call it."""
+        if isinstance(self._source, str):
+            return self._copy
+        return self._send_whole if file.stat.size <= WHOLE_LIMIT else self._send_in_parts
+
+    def _send_whole(self, file: File) -> str:
+        try:
+            with Path(file.source).open("rb") as opened:
+                content = opened.read(file.stat.size + 1)
+        except FileNotFoundError as error:
+            raise Moved from error
+        # It is these bytes that the version stands for, and S3 refuses any others.
+        sha256 = hashlib.sha256(content)
+        if sha256.hexdigest() != file.checksum:
+            raise Moved
+        answer = self._client.put_object(
+            Bucket=self._bucket,
+            Key=self._prefix + file.path,
+            Body=content,
+            ChecksumSHA256=b64encode(sha256.digest()).decode(),
+        )
+        return _etag(answer)
+
+    def _send_in_parts(self, file: File) -> str:
+        key = self._prefix + file.path
+        try:
+            self._manager.upload(file.source, self._bucket, key).result()
+            # A file that was touched meanwhile may have been sent half old, half new.
+            if dataset.stat_of(os.stat(file.source)) != file.stat:  # ruff: ignore[os-stat]
+                raise Moved
+        except FileNotFoundError as error:
+            raise Moved from error
+        return _etag(self._client.head_object(Bucket=self._bucket, Key=key))
+
+    def _copy(self, file: File) -> str:
+        key = f"{self._source_prefix}{file.source}"
+        try:
+            answer = self._client.copy_object(
+                Bucket=self._bucket,
+                Key=self._prefix + file.path,
+                CopySource={"Bucket": self._source_bucket, "Key": key},
+                CopySourceIfMatch=file.checksum,
+            )
+        except ClientError as error:
+            if _code(error) in {"PreconditionFailed", "NoSuchKey", "404", "412"}:
+                raise SyncError(
+                    f"dataset.source: s3://{self._source_bucket}/{key} changed after it was listed: nothing was "
+                    "published; sync again when what writes it is done"
+                ) from error
+            raise
+        return _etag(answer["CopyObjectResult"])
+
+    @cached_property
+    def _manager(self) -> Any:
+        # Takes a tenth of a second to import, and small files do without it.
+        from boto3.s3.transfer import HAS_CRT, TransferConfig, create_transfer_manager
+
+        # boto3's CRT client goes to AWS whatever endpoint this client has.
+        crt = HAS_CRT and urlsplit(self._client.meta.endpoint_url).netloc.endswith(".amazonaws.com")
+        config = TransferConfig(
+            multipart_threshold=WHOLE_LIMIT, preferred_transfer_client="crt" if crt else "classic"
+        )
+        manager = create_transfer_manager(self._client, config)
+        self._closing.callback(manager.shutdown)
+        return manager
+
+    # The destination's listing
+
+    def _ahead(self, bucket: str, prefix: str, where: str) -> Iterable[listing.Page]:
+        return self._closing.enter_context(listing.Ahead(self._pages(bucket, prefix, where)))
+
+    def _pages(self, bucket: str, prefix: str, where: str) -> Iterator[listing.Page]:
+        try:
+            yield from listing.pages(self._client, bucket, prefix)
+        except (BotoCoreError, ClientError) as error:
+            raise SyncError(
+                f"{where} cannot be listed: {error}: is the name right, and may Airflow's credentials do "
+                "s3:ListBucket there? A retry goes on where this try was"
+            ) from error
+
+    def _compare_with_new_listing(self) -> Amount:
+        return self.manifest.compare(self._pages(self._bucket, self._prefix, self.uri))
+
+    def _stuck(self, changed: Amount, failures: _Failures) -> str:
+        return (
+            f"{changed.files:,} files are not in {self.uri}/ as they should be, and tries no longer help; the last: "
+            f"{failures.last or 'what was sent is not in the listing'}. What was sent stays; a retry goes on from there"
+        )
+
+    def _refuse_overlap(self, source: str) -> None:
+        """Copies of copies would be taken for the source's files at the next sync."""
+        if self._source_bucket == self._bucket and (
+            self._source_prefix.startswith(self._prefix) or self._prefix.startswith(self._source_prefix)
+        ):
+            raise DatasetError(
+                f"dataset.source: {source} and the place that it is synced to, {self.uri}/, lie in one another: "
+                "name another prefix, or another compute.prefix"
+            )
+
+    # Documents
+
+    def _read_published(self) -> None:
+        """On a new worker: which ETag stands for which content, as the last sync wrote it down."""
+        try:
+            latest = self._client.get_object(
+                Bucket=self._bucket, Key=f"{self._root}/dataset-versions/latest.json"
+            )
+            version = json.load(latest["Body"])["version"]
+            published = self._client.get_object(
+                Bucket=self._bucket, Key=f"{self._root}/dataset-versions/{version}/files.jsonl.gz"
+            )
+        except ClientError as error:
+            if _code(error) in {"NoSuchKey", "404"}:
+                return
+            raise
+        with gzip.open(published["Body"], "rt", encoding="utf-8") as lines:
+            entries = (json.loads(line) for line in lines)
+            while batch := [
+                (entry["path"], entry["etag"], entry["checksum"])
+                for entry in itertools.islice(entries, BATCH)
+            ]:
+                self.manifest.sent(batch)
+
+    def _write_entries(self, file: IO[bytes]) -> None:
+        with gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as zipped:
+            for path, size, checksum, etag in self.manifest.entries():
+                entry = {"path": path, "size": size, "checksum": checksum, "etag": etag}
+                zipped.write(json.dumps(entry).encode() + b"\n")
+
+    def _write_split(self, split: str, file: IO[bytes]) -> None:
+        """SageMaker's ManifestFile: a prefix, then the keys below it."""
+        file.write(b"[" + json.dumps({"prefix": f"{self.uri}/{split}/"}).encode())
+        for path in self.manifest.files(split):
+            file.write(b",\n" + json.dumps(path.removeprefix(f"{split}/")).encode())
+        file.write(b"]")
+
+    def _upload(self, key: str, write: Callable[[IO[bytes]], None]) -> None:
+        with tempfile.TemporaryFile() as file:
+            write(file)
+            file.seek(0)
+            self._manager.upload(file, self._bucket, key).result()
+
+    def _put(self, key: str, document: dict[str, Any]) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=key, Body=json.dumps(document, indent=1).encode())
+
+    def _exists(self, key: str) -> bool:
+        try:
+            self._client.head_object(Bucket=self._bucket, Key=key)
+        except ClientError as error:
+            if _code(error) in {"NoSuchKey", "404"}:
+                return False
+            raise
+        return True
+
+
+def _s3_place(uri: str) -> tuple[str, str]:
+    """Bucket and prefix, which ends in `/` unless it is the whole bucket."""
+    place = urlsplit(uri)
+    prefix = uri.removeprefix(f"s3://{place.netloc}").strip("/")
+    return place.netloc, f"{prefix}/" if prefix else ""
+
+
+def _etag(answer: dict[str, Any]) -> str:
+    return str(answer["ETag"]).strip('"')
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response["Error"]["Code"])
