@@ -22,6 +22,7 @@ from evergreen.operators import (
     ExtractFeaturesOperator,
     ModelOperator,
     RetrainOperator,
+    StageWeightsOperator,
     TuneOperator,
     VerifyEndpointOperator,
 )
@@ -56,6 +57,8 @@ def retrain_dag(file: Path) -> None:
         )
         upload_code = tasks.upload_code()
         material = {"dataset": "sync_dataset", "code": "upload_code"}
+        stage_weights = StageWeightsOperator(task_id="stage_weights", inputs={"code": "upload_code"})
+        material = {**material, "weights": "stage_weights"}
         extract_features = ExtractFeaturesOperator(task_id="extract_features", inputs=material)
         material = {**material, "features": "extract_features"}
         tune = TuneOperator(task_id="tune", inputs=material)
@@ -89,7 +92,18 @@ def retrain_dag(file: Path) -> None:
         )
         retire = tasks.retire.override(trigger_rule=AFTER_A_BRANCH)()
 
-        chain(plan, sync_dataset, upload_code, extract_features, tune, retrain, assess, export_report, gate)
+        chain(
+            plan,
+            sync_dataset,
+            upload_code,
+            stage_weights,
+            extract_features,
+            tune,
+            retrain,
+            assess,
+            export_report,
+        )
+        chain(export_report, gate)
         chain(gate, [hold, approve, register])
         chain(approve, register, deploy, verify, batch_predict, retire)
         chain(verify, retire)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from model.split import Split, file_backed
 
 # Between decorrelating fully (0), which blows up directions that are noise, and scaling each feature alone
-# (infinity). On the digits, over learning rates 0.001 to 0.1, batch sizes 32 to 128 and 8 to 20 epochs, the
-# lowest test accuracy with SGD was 0.887 at 0, 0.972 at 0.3 and 0.964 at 1.
+# (infinity). On the digits' training and validation splits, in twice five folds and at four corners of the search
+# (lr 0.001 to 0.1, batch sizes 32 to 128, 8 to 20 epochs, SGD), the lowest accuracy was 0.957 at 0.03, 0.974 at 0.1,
+# 0.979 at 0.3 and 0.968 at 1.
 SHRINKAGE = 0.3
 
 

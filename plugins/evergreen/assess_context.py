@@ -12,6 +12,7 @@ def build(
     code: dict[str, Any],
     tuning: dict[str, Any],
     training: dict[str, Any],
+    weights: dict[str, Any] | None,
     champion: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The document; docs/contracts.md has its shape."""
@@ -36,6 +37,7 @@ def build(
             **{name: dataset[name] for name in ("ignored", "doubtful", "duplicates")},
         },
         "features": features,
+        "weights": weights,
         "tuning": {
             "name": job["HyperParameterTuningJobName"],
             "strategy": plan.pipeline.tuning.strategy,

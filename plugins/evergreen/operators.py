@@ -5,8 +5,10 @@ when it runs. They are task ids and not XComArgs, so that the graph shows the or
 each value; the DAG's chain runs every one of them before.
 """
 
+import hashlib
 import json
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
@@ -25,8 +27,9 @@ from airflow.providers.amazon.aws.operators.sagemaker import (
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 from botocore.exceptions import ClientError
 
-from evergreen import assess_context, durable, endpoints, names, requests
+from evergreen import assess_context, durable, endpoints, features, names, requests
 from evergreen.plan import Plan
+from evergreen.source_code import local_path
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -74,10 +77,61 @@ class PlannedJob(durable.DurableJob, FromPlan):
         return super().execute_complete(context, event)
 
 
-class ExtractFeaturesOperator(PlannedJob, SageMakerProcessingOperator):
-    """The frozen trunk's output for each image, once per content address.
+class StageWeightsOperator(PlannedJob, SageMakerProcessingOperator):
+    """Pretrained weights → S3, once: no training, feature or endpoint container downloads any.
 
-    Returns `{"uri", "computed"}`, or None where nothing is frozen.
+    Returns `{"name", "uri"}`, or None for random weights. `name` is torchvision's, or the URI of somebody's own.
+    """
+
+    kind = durable.PROCESSING
+
+    def execute(self, context: "Context") -> dict[str, Any] | None:
+        inputs = self.pull(context)
+        wanted = self.plan.pipeline.model.weights
+        if wanted == "none":
+            self.log.info("model.weights is 'none': they are drawn from the seed")
+            return None
+        if wanted.startswith("s3://"):
+            if not self.s3.check_for_key(wanted):
+                raise AirflowFailException(f"model.weights: there is no object {wanted}")
+            return {"name": wanted, "uri": wanted}
+        if (file := local_path(wanted)).is_file():
+            return self._upload(file)
+        if self.s3.check_for_key(f"{self.uri}/weights.json"):
+            self.log.info("found the weights that an earlier run has fetched: %s", self.uri)
+            return self._staged()
+        self.config = requests.fetch_weights(self.plan, inputs["code"], self.uri)
+        return self.run_job(context)
+
+    def pull(self, context: "Context") -> dict[str, Any]:
+        inputs = super().pull(context)
+        model = self.plan.pipeline.model
+        # Of no pipeline: the next one with the same network finds them. DEFAULT may mean others in another image.
+        address = names.digest(model.arch, model.weights, self.plan.training_image)
+        folder = f"{names.slug(f'{model.arch}-{model.weights}')}-{address}"
+        self.uri = f"s3://{self.plan.bucket}/{self.plan.pipeline.compute.prefix}/weights/{folder}"
+        return inputs
+
+    def _upload(self, file: Path) -> dict[str, Any]:
+        with file.open("rb") as opened:
+            sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+        uri = f"{self.uri.rpartition('/')[0]}/{sha256[:16]}/{file.name}"
+        if not self.s3.check_for_key(uri):
+            bucket, key = self.s3.parse_s3_url(uri)
+            self.s3.load_file(file, key, bucket)
+        return {"name": uri, "uri": uri}
+
+    def _result(self, description: dict[str, Any]) -> dict[str, Any]:
+        return self._staged()
+
+    def _staged(self) -> dict[str, Any]:
+        return {"name": self.plan.pipeline.model.weights, "uri": f"{self.uri}/weights.safetensors"}
+
+
+class ExtractFeaturesOperator(PlannedJob, SageMakerProcessingOperator):
+    """The frozen trunk's output for each image, once per content address; only what is missing is computed.
+
+    Returns `{"uri", "computed", "unreadable"}`, or None where nothing is frozen.
     """
 
     kind = durable.PROCESSING
@@ -87,29 +141,34 @@ class ExtractFeaturesOperator(PlannedJob, SageMakerProcessingOperator):
         if self.plan.pipeline.model.tail == "all":
             self.log.info("model.tail is 'all': nothing is frozen, so there is nothing to compute once")
             return None
-        if self.s3.check_for_key(f"{self.uri}/complete.json"):
+        if found := features.find(self.s3, self.uri):
             self.log.info("found the features of an earlier run: %s", self.uri)
-            return {"uri": self.uri, "computed": False}
-        self.config = requests.extract_features(self.plan, **inputs, features_uri=self.uri)
+            return {"uri": self.uri, "computed": False, "unreadable": found["unreadable"]}
+        manifests = features.missing(self.s3, self.uri, self.dataset["manifests"])
+        if not manifests and features.has_trunk(self.s3, self.uri):
+            self.log.info("found every part of the features of a run that did not end: %s", self.uri)
+            return self._finish()
+        self.config = requests.extract_features(
+            self.plan, **inputs, manifests=manifests, features_uri=self.uri
+        )
         return self.run_job(context)
 
     def pull(self, context: "Context") -> dict[str, Any]:
         inputs = super().pull(context)
-        address = names.digest(
-            inputs["dataset"]["version"],
-            inputs["code"]["hash"],
-            self.plan.training_image,
-            self.plan.pipeline.model.model_dump_json(),
-            self.plan.pipeline.tuning.seed,
-        )
-        self.uri = self.plan.uri("features", address)
+        self.dataset = inputs["dataset"]
+        self.uri = features.address(self.plan, **inputs)
         return inputs
 
     def _result(self, description: dict[str, Any]) -> dict[str, Any]:
-        # Written last, and only after the job completed: features without it are not used.
-        marker = json.dumps({"processing_job": self.job_name})
-        self.s3.load_string(marker, f"{self.uri}/complete.json", replace=True)
-        return {"uri": self.uri, "computed": True}
+        return self._finish()
+
+    def _finish(self) -> dict[str, Any]:
+        limit = self.plan.pipeline.dataset.max_unreadable
+        try:
+            summary = features.finish(self.s3, self.uri, self.dataset, limit, self.job_name)
+        except features.FeaturesError as error:
+            raise AirflowFailException(str(error)) from error
+        return {"uri": self.uri, "computed": True, "unreadable": summary["unreadable"]}
 
 
 class TuneOperator(PlannedJob, SageMakerTuningOperator):

@@ -19,6 +19,7 @@ PARAMETERS = {
     "weights": ("Model", "model.weights"),
     "tail": ("Model", "model.tail"),
     "image_size": ("Model", "model.image_size"),
+    "views": ("Model", "model.views"),
     "max_jobs": ("Tuning", "tuning.max_jobs"),
     "max_parallel_jobs": ("Tuning", "tuning.max_parallel_jobs"),
     "strategy": ("Tuning", "tuning.strategy"),

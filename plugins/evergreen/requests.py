@@ -18,25 +18,51 @@ _NUMBER = r"([0-9.eE+-]+)"
 METRICS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
 
-def extract_features(plan: Plan, dataset: dict[str, Any], code: dict[str, Any], features_uri: str) -> Request:
-    """CreateProcessingJob: the frozen trunk over the train and validation splits."""
+def fetch_weights(plan: Plan, code: dict[str, Any], uri: str) -> Request:
+    """CreateProcessingJob: torchvision's weights → S3. The only job that needs a network besides AWS's."""
     model = plan.pipeline.model
-    weights, inputs = model.weights, []
-    if weights.startswith("s3://"):
-        inputs = [_input("weights", weights)]
-        weights = f"{PROCESSING}/input/weights/{weights.rpartition('/')[2]}"
+    arguments = {"arch": model.arch, "weights": model.weights, "output": f"{PROCESSING}/output"}
+    return _processing(plan, code, "fetch_weights.py", arguments, [], {"weights": uri})
+
+
+def extract_features(
+    plan: Plan,
+    dataset: dict[str, Any],
+    code: dict[str, Any],
+    weights: dict[str, Any] | None,
+    manifests: dict[str, str],
+    features_uri: str,
+) -> Request:
+    """CreateProcessingJob: the frozen trunk over images of the train and validation splits, shared among instances.
+
+    :param manifests: of the splits that have images to compute.
+    """
+    model = plan.pipeline.model
     arguments = {
-        "train": f"{PROCESSING}/input/train",
-        "validation": f"{PROCESSING}/input/validation",
         "output": f"{PROCESSING}/output",
+        "dataset": f"{PROCESSING}/input/dataset/dataset.json",
+        "resource-config": "/opt/ml/config/resourceconfig.json",
         "arch": model.arch,
-        "weights": weights,
+        "weights": model.weights,
         "tail": model.tail,
         "image-size": model.image_size,
+        "views": model.views,
+        "flip": str(model.flip).lower(),
         "seed": plan.pipeline.tuning.seed,
+        "max-unreadable": plan.pipeline.dataset.max_unreadable,
     }
-    inputs += [_input(split, dataset["manifests"][split], manifest=True) for split in ("train", "validation")]
-    return _processing(plan, code, "features.py", arguments, inputs, {"features": features_uri})
+    inputs = [_input("dataset", dataset["dataset_uri"])]
+    if weights:
+        arguments["weights"] = weights["name"]
+        arguments["weights-file"] = f"{PROCESSING}/input/weights/{weights['uri'].rpartition('/')[2]}"
+        inputs.append(_input("weights", weights["uri"]))
+    for split, manifest in manifests.items():
+        arguments[split] = f"{PROCESSING}/input/{split}"
+        inputs.append(_input(split, manifest, manifest=True, sharded=True))
+    return _processing(
+        plan, code, "features.py", arguments, inputs, {"features": features_uri},
+        instances=plan.pipeline.compute.feature_instance_count, continuous=True,
+    )  # fmt: skip
 
 
 def assess(
@@ -68,7 +94,11 @@ def assess_uri(plan: Plan) -> str:
 
 
 def tune(
-    plan: Plan, dataset: dict[str, Any], features: dict[str, Any] | None, code: dict[str, Any]
+    plan: Plan,
+    dataset: dict[str, Any],
+    features: dict[str, Any] | None,
+    code: dict[str, Any],
+    weights: dict[str, Any] | None = None,
 ) -> Request:
     """CreateHyperParameterTuningJob. Its channels hold the train and validation splits, never test."""
     tuning = plan.pipeline.tuning
@@ -107,8 +137,8 @@ def tune(
             "RandomSeed": tuning.seed,
         },
         "TrainingJobDefinition": {
-            "StaticHyperParameters": _static_hyperparameters(plan, code),
-            **_training(plan, dataset, features),
+            "StaticHyperParameters": _static_hyperparameters(plan, code, weights),
+            **_training(plan, dataset, features, weights),
         },
         "Tags": _tags(plan),
     }
@@ -120,15 +150,16 @@ def retrain(
     features: dict[str, Any] | None,
     code: dict[str, Any],
     tuning: dict[str, Any],
+    weights: dict[str, Any] | None = None,
 ) -> Request:
     """CreateTrainingJob with the best trial's hyperparameters, debugger hook and profiler on."""
-    hyperparameters = _static_hyperparameters(plan, code) | best_hyperparameters(tuning["Tuning"])
+    hyperparameters = _static_hyperparameters(plan, code, weights) | best_hyperparameters(tuning["Tuning"])
     hyperparameters["profiler-interval-ms"] = str(plan.pipeline.profiler.interval_ms)
     if plan.pipeline.debugger.enabled:
         hyperparameters["debug-hook-config"] = json.dumps(debug_hook_config(plan), separators=(",", ":"))
     return {
         "HyperParameters": hyperparameters,
-        **_training(plan, dataset, features),
+        **_training(plan, dataset, features, weights),
         "Tags": _tags(plan),
     }
 
@@ -270,22 +301,32 @@ def batch_predict(plan: Plan, dataset: dict[str, Any], model_name: str) -> Reque
     }
 
 
-def _static_hyperparameters(plan: Plan, code: dict[str, Any]) -> dict[str, str]:
+def _static_hyperparameters(
+    plan: Plan, code: dict[str, Any], weights: dict[str, Any] | None
+) -> dict[str, str]:
     tuning, network = plan.pipeline.tuning, plan.pipeline.model
     return {
         "sagemaker_program": "train.py",
         "sagemaker_submit_directory": code["archive"],
         "arch": network.arch,
         "tail": network.tail,
-        "weights": network.weights,
+        "weights": weights["name"] if weights else network.weights,
         "image-size": str(network.image_size),
+        "views": str(network.views),
+        "flip": str(network.flip).lower(),
+        "max-unreadable": repr(plan.pipeline.dataset.max_unreadable),
         "optimizer": tuning.optimizer,
         "weight-decay": repr(tuning.weight_decay),
         "seed": str(tuning.seed),
     }
 
 
-def _training(plan: Plan, dataset: dict[str, Any], features: dict[str, Any] | None) -> Request:
+def _training(
+    plan: Plan,
+    dataset: dict[str, Any],
+    features: dict[str, Any] | None,
+    weights: dict[str, Any] | None,
+) -> Request:
     """What a tuning job's TrainingJobDefinition and a training job have in common."""
     compute = plan.pipeline.compute
     if features:
@@ -297,8 +338,8 @@ def _training(plan: Plan, dataset: dict[str, Any], features: dict[str, Any] | No
         channels = [
             _channel(split, dataset["manifests"][split], "ManifestFile") for split in ("train", "validation")
         ]
-        if plan.pipeline.model.weights.startswith("s3://"):
-            channels.append(_channel("weights", plan.pipeline.model.weights, "S3Prefix"))
+        if weights:
+            channels.append(_channel("weights", weights["uri"], "S3Prefix"))
     return {
         "AlgorithmSpecification": {
             "TrainingImage": plan.training_image,
@@ -329,7 +370,11 @@ def _processing(
     arguments: dict[str, Any],
     inputs: list[dict[str, Any]],
     outputs: dict[str, str],
+    *,
+    instances: int = 1,
+    continuous: bool = False,
 ) -> Request:
+    """:param continuous: upload files as they appear, so that a job which fails leaves what it has done."""
     compute = plan.pipeline.compute
     return {
         "AppSpecification": {
@@ -347,7 +392,7 @@ def _processing(
                     "S3Output": {
                         "S3Uri": uri,
                         "LocalPath": f"{PROCESSING}/output",
-                        "S3UploadMode": "EndOfJob",
+                        "S3UploadMode": "Continuous" if continuous else "EndOfJob",
                     },
                 }
                 for name, uri in outputs.items()
@@ -355,7 +400,7 @@ def _processing(
         },
         "ProcessingResources": {
             "ClusterConfig": {
-                "InstanceCount": 1,
+                "InstanceCount": instances,
                 "InstanceType": compute.instance_type,
                 "VolumeSizeInGB": compute.volume_size_gb,
             }
@@ -366,7 +411,7 @@ def _processing(
     }
 
 
-def _input(name: str, uri: str, *, manifest: bool = False) -> dict[str, Any]:
+def _input(name: str, uri: str, *, manifest: bool = False, sharded: bool = False) -> dict[str, Any]:
     return {
         "InputName": name,
         "S3Input": {
@@ -374,7 +419,7 @@ def _input(name: str, uri: str, *, manifest: bool = False) -> dict[str, Any]:
             "LocalPath": f"{PROCESSING}/input/{name}",
             "S3DataType": "ManifestFile" if manifest else "S3Prefix",
             "S3InputMode": "File",
-            "S3DataDistributionType": "FullyReplicated",
+            "S3DataDistributionType": "ShardedByS3Key" if sharded else "FullyReplicated",
         },
     }
 

@@ -59,6 +59,13 @@ class Dataset(Settings):
         title="Delete what the source no longer has",
         description="From the synced copy in S3; versions before this one can then not be trained on again.",
     )
+    max_unreadable: float = Field(
+        default=0.01,
+        title="Unreadable, largest share",
+        description="Images that cannot be decoded are set apart and listed in the report; more of them stop the run.",
+        ge=0,
+        le=1,
+    )
 
 
 class Model(Settings):
@@ -66,8 +73,8 @@ class Model(Settings):
     weights: str = Field(
         default="DEFAULT",
         title="Weights",
-        description="'DEFAULT' or another torchvision weights name (downloaded in the job), 'none' for random "
-        "ones, or the s3:// URI of a state dict.",
+        description="'DEFAULT' or another torchvision weights name (fetched once, by a job of its own), 'none' for "
+        "random ones, or a state dict: a file (relative to the repository, or absolute) or an s3:// URI.",
         min_length=1,
     )
     tail: Literal["fc", "layer4", "all"] = Field(
@@ -82,6 +89,17 @@ class Model(Settings):
         description="Pixels along each side of the network's input.",
         ge=32,
         le=1024,
+    )
+    views: int = Field(
+        default=1,
+        title="Views",
+        description="Pictures of each training image: its centre and random crops. Each costs one pass through what "
+        "is frozen.",
+        ge=1,
+        le=32,
+    )
+    flip: bool = Field(
+        default=True, title="Flip", description="Mirror every other random crop. Not for pictures of writing."
     )
 
     @model_validator(mode="after")
@@ -242,6 +260,13 @@ class Compute(Settings):
     prefix: str = Field(default="evergreen", pattern=r"^[A-Za-z0-9][A-Za-z0-9/_.-]*[A-Za-z0-9]$")
     instance_type: str = Field(
         default="ml.m5.xlarge", title="Instance type", description="Of every job.", pattern=r"^ml\."
+    )
+    feature_instance_count: int = Field(
+        default=1,
+        title="Instances for features",
+        description="Share the pass through what is frozen among them.",
+        ge=1,
+        le=100,
     )
     volume_size_gb: int = Field(default=30, ge=1, le=16384)
     max_runtime_seconds: int = Field(

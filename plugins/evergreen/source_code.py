@@ -5,11 +5,17 @@ import hashlib
 import io
 import subprocess
 import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ML_CODE = REPOSITORY / "ml_code"
+# What features depend on, besides the libraries: another report, or another training loop, leaves them as they are.
+COMPUTES_FEATURES = (
+    "features.py", "data/", "model/architectures.py", "model/extraction.py", "model/folding.py", "model/keys.py",
+    "model/network.py", "model/parts.py", "model/weights.py", "requirements-image.txt", "requirements.txt",
+)  # fmt: skip
 _SHIPPED = frozenset({".py", ".txt", ".json", ".html", ".css", ".j2"})
 
 
@@ -20,10 +26,12 @@ class SourceCode:
 
     @property
     def hash(self) -> str:
-        hashed = hashlib.sha256()
-        for path, content in self.files:
-            hashed.update(f"{path}\0{len(content)}\0".encode() + content)
-        return hashed.hexdigest()[:16]
+        return _hash(self.files)
+
+    @property
+    def features_hash(self) -> str:
+        """Of the files that compute features."""
+        return _hash(file for file in self.files if file[0].startswith(COMPUTES_FEATURES))
 
     def archive(self) -> bytes:
         """The files as a tar.gz, without times, owners or modes of this machine."""
@@ -34,6 +42,13 @@ class SourceCode:
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
         return gzip.compress(tarred.getvalue(), mtime=0)
+
+
+def _hash(files: Iterable[tuple[str, bytes]]) -> str:
+    hashed = hashlib.sha256()
+    for path, content in files:
+        hashed.update(f"{path}\0{len(content)}\0".encode() + content)
+    return hashed.hexdigest()[:16]
 
 
 def read(folder: Path = ML_CODE) -> SourceCode:
@@ -47,6 +62,11 @@ def read(folder: Path = ML_CODE) -> SourceCode:
             if path.is_file() and path.suffix in _SHIPPED and "__pycache__" not in path.parts
         )
     )
+
+
+def local_path(setting: str) -> Path:
+    """A path as a pipeline file names it: absolute, or relative to the repository."""
+    return REPOSITORY / Path(setting).expanduser()
 
 
 def git_revision(folder: Path = REPOSITORY) -> str | None:

@@ -126,6 +126,7 @@ def upload_source(plan: Plan, aws_conn_id: str = "aws_default") -> dict[str, str
         hook.load_bytes(code.archive(), archive_key, plan.bucket, replace=True)
     return {
         "hash": code.hash,
+        "features_hash": code.features_hash,
         "archive": f"s3://{plan.bucket}/{archive_key}",
         "source": plan.uri("code", code.hash, "src/"),
     }

@@ -27,7 +27,8 @@ def test_the_graph_is_the_designs() -> None:
     expected = {
         "plan": {"sync_dataset"},
         "sync_dataset": {"upload_code"},
-        "upload_code": {"extract_features"},
+        "upload_code": {"stage_weights"},
+        "stage_weights": {"extract_features"},
         "extract_features": {"tune"},
         "tune": {"retrain"},
         "retrain": {"assess"},

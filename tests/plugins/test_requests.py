@@ -13,12 +13,19 @@ from evergreen.settings import validate
 
 DATASET = {
     "version": "v",
+    "dataset_uri": "s3://b/dataset.json",
     "uri": "s3://b/d",
     "counts": {"train": {"a": 1}},
     "ignored": [],
     "manifests": {name: f"s3://b/{name}.manifest" for name in ("train", "validation", "test")},
 }
-CODE = {"hash": "h", "archive": "s3://b/code/sourcedir.tar.gz", "source": "s3://b/code/src/"}
+WEIGHTS = {"name": "DEFAULT", "uri": "s3://b/w/weights.safetensors"}
+CODE = {
+    "hash": "h",
+    "features_hash": "f",
+    "archive": "s3://b/code/sourcedir.tar.gz",
+    "source": "s3://b/code/src/",
+}
 FEATURES = {"uri": "s3://b/features/k", "computed": True}
 TUNING = {
     "Tuning": {
@@ -62,7 +69,8 @@ def valid(operation: str, request: dict[str, Any]) -> None:
     ("operation", "request_"),
     [
         ("CreateProcessingJob", {"ProcessingJobName": "n"}
-         | requests.extract_features(plan(), DATASET, CODE, "s3://b/f")),
+         | requests.extract_features(plan(), DATASET, CODE, WEIGHTS, DATASET["manifests"], "s3://b/f")),
+        ("CreateProcessingJob", {"ProcessingJobName": "n"} | requests.fetch_weights(plan(), CODE, "s3://b/w")),
         ("CreateProcessingJob", {"ProcessingJobName": "n"}
          | requests.assess(plan(), DATASET, CODE, TRAINING, CHAMPION, "s3://b/context.json")),
         ("CreateHyperParameterTuningJob", {"HyperParameterTuningJobName": "n"}
