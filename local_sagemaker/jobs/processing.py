@@ -128,8 +128,11 @@ class ProcessingJobs(Jobs):
         for item in _outputs(job):
             _local(host, item).mkdir(parents=True, exist_ok=True)
         instance_type = self.resources_of(job)["InstanceType"]
-        host.write_config("resourceconfig", resource_config(instance_type, run.hosts, host.root.name))
-        host.write_config("processingjobconfig", {key: job[key] for key in job if key != "Tags"})
+        # https://docs.aws.amazon.com/sagemaker/latest/dg/byoc-config.html
+        host.write_config(
+            "resourceconfig", resource_config(instance_type, run.hosts, host.root.name), "config"
+        )
+        host.write_config("processingjobconfig", {key: job[key] for key in job if key != "Tags"}, "config")
 
     def _command(self, job: Document, image: Image, host: Box) -> Command:
         specification = job["AppSpecification"]

@@ -70,15 +70,21 @@ class Box:
         self.tmp.mkdir(exist_ok=True)
         self.log.touch()
 
-    def write_config(self, name: str, content: Any) -> None:
-        """Write input/config/NAME.json."""
-        (self.ml / "input/config" / f"{name}.json").write_text(json.dumps(content, indent=1))
+    def write_config(self, name: str, content: Any, folder: str = "input/config") -> None:
+        """Write FOLDER/NAME.json."""
+        (self.ml / folder).mkdir(parents=True, exist_ok=True)
+        (self.ml / folder / f"{name}.json").write_text(json.dumps(content, indent=1))
 
     def clean(self) -> None:
         """Remove what S3 has or nobody wants; log, configuration and output/failure stay."""
         inside = [*self.ml.glob("*"), *self.ml.glob("input/*"), *self.ml.glob("output/*")]
         for item in [*inside, self.tmp, self.root / "packages"]:
-            if item.relative_to(self.root).as_posix() not in {"ml/input", "ml/input/config", "ml/output"}:
+            if item.relative_to(self.root).as_posix() not in {
+                "ml/input",
+                "ml/input/config",
+                "ml/config",
+                "ml/output",
+            }:
                 _remove(item)
 
     def here(self, text: str) -> str:

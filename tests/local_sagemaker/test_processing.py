@@ -15,7 +15,9 @@ source, target = map(Path, sys.argv[1:3])
 found = sorted(str(p.relative_to(source)) for p in source.rglob("*") if p.is_file())
 (target / "deep").mkdir()
 (target / "deep/found.json").write_text(json.dumps({"found": found, "mode": os.environ["MODE"]}))
-config = json.loads((source.parents[2] / "input/config/processingjobconfig.json").read_text())
+config = json.loads((source.parents[2] / "config/processingjobconfig.json").read_text())
+resources = json.loads((source.parents[2] / "config/resourceconfig.json").read_text())
+assert resources["current_host"] in resources["hosts"]
 print("job", config["ProcessingJobName"], os.environ["FOLDER"] == str(source))
 if os.environ["MODE"] == "fail":
     sys.exit("planted")
