@@ -57,7 +57,6 @@ def parse(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os
     if foreign := [name for name in names if not name.startswith(("--_", "--sagemaker_"))]:
         raise HyperparameterError(f"hyperparameter {foreign[0].removeprefix('--')} is unknown to train.py")
     values = vars(arguments)
-    values["flip"] = values["flip"] == "true"
     values["debug_hook_config"] = _hook_config(values["debug_hook_config"], environment)
     return Hyperparameters(**values)
 
@@ -85,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add("weights", _text, None, "none, DEFAULT, a torchvision name or a file")
     add("image-size", whole, None, "pixels a side")
     add("views", whole, 1, "pictures of each training image; 1 is the centre")
-    add("flip", _choice(("true", "false")), "true", "mirror every other view")
+    add("flip", _boolean, True, "mirror every other view")
     add("max-unreadable", _number(float, 0), 0.01, "largest share of unreadable images")
     add("debug-hook-config", _text, None, "SageMaker's DebugHookConfig as JSON; no hook without it")
     add("profiler-interval-ms", _number(int, 0), 0, "between system metrics; 0 is off")
@@ -126,6 +125,11 @@ def _choice(choices: Sequence[str]) -> Callable[[str], str]:
         return _text(value)
 
     return convert
+
+
+def _boolean(value: str) -> bool:
+    """true or false; SageMaker's training toolkit passes the first on as True."""
+    return _choice(("true", "false"))(value.lower()) == "true"
 
 
 def _hook_config(argument: str | None, environment: Mapping[str, str]) -> dict[str, Any] | None:

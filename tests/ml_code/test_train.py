@@ -145,6 +145,11 @@ def test_missing_settings_and_damaged_features(run_job: Job, digits: Path, tmp_p
     assert "hyperparameter arch is needed without a trunk channel" in (tmp_path / "job/failure").read_text()
 
 
+@pytest.mark.parametrize(("given", "flip"), [("false", False), ("False", False), ('"true"', True), ("True", True)])
+def test_booleans_come_as_the_toolkit_spells_them(given: str, flip: bool) -> None:
+    assert parse(["--flip", given], {}).flip is flip
+
+
 def test_sagemakers_spellings_and_quotes() -> None:
     arguments = ["--batch_size", '"64"', "--learning-rate", "0.003", "--_tuning_objective_metric", "loss"]
     settings = parse([*arguments, "--sagemaker_job_name", "x"], {})
