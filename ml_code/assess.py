@@ -162,8 +162,13 @@ def _document(
             },
             "serving": context.get("champion"),
             "run": context["run"],
-            **{key: context.get(key) for key in ("dataset", "features", "tuning", "code", "gate")},
-            "unreadable": challenger.predictions.unreadable,
+            **{
+                key: context.get(key) for key in ("dataset", "features", "weights", "tuning", "code", "gate")
+            },
+            "unreadable": [
+                *training.unreadable,
+                *({"split": "test", **entry} for entry in challenger.predictions.unreadable),
+            ],
             "assessment": {
                 "at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "seconds": clock.seconds,

@@ -19,6 +19,8 @@ class TrainingOutput:
 
     history: Sequence[Mapping[str, Any]]
     hook_errors: Sequence[str]
+    unreadable: Sequence[Mapping[str, Any]]
+    """split, file and reason of every training and validation image that was set apart."""
     steps: Mapping[str, Any] | None
     system: Sequence[SystemMetric]
     system_reason: str | None
@@ -44,6 +46,7 @@ def read_training_output(folder: Path) -> TrainingOutput:
     return TrainingOutput(
         history=history.get("epochs", []),
         hook_errors=history.get("hook_errors", []),
+        unreadable=history.get("unreadable", []),
         steps=_json(folder / "steps.json"),
         system=system,
         system_reason=None

@@ -152,10 +152,13 @@ def shapes(folder: Path) -> None:
 
 def test_a_folder_and_ten_lines_of_yaml_are_a_new_pipeline(stack: Stack, demo: Demo, tmp_path: Path) -> None:
     shapes(tmp_path / "shapes")
+    (tmp_path / "shapes/train/disc/cut short.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    (tmp_path / "shapes/train/disc/Thumbs.db").write_bytes(b"x")
     text = f"""\
 dataset:
   source: {tmp_path / "shapes"}
   splits: {{validation: val}}
+  max_unreadable: 0.02
 model: {{weights: none, image_size: 64}}
 tuning: {{max_jobs: 2, batch_size: [16, 32], epochs: {{min: 5, max: 10}}}}
 """
@@ -166,6 +169,13 @@ tuning: {{max_jobs: 2, batch_size: [16, 32], epochs: {{min: 5, max: 10}}}}
     assert told["metrics"]["accuracy"] > 0.8
     assert {entry["class"] for entry in told["metrics"]["per_class"]} == {"disc", "square", "stripes"}
     assert told["prediction"]["truth"] in {"disc", "square", "stripes"}
+    report = json.loads(Path(told["report"]).with_name("report.json").read_text())
+    (unreadable,) = report["unreadable"]
+    assert (unreadable["split"], unreadable["file"]) == ("train", "disc/cut short.png")
+    assert report["features"]["unreadable"]["count"] == 1
+    assert report["dataset"]["ignored"]["examples"][0]["file"] == "train/disc/Thumbs.db"
+    # The pictures of a number are drawn alike in every split.
+    assert report["dataset"]["duplicates"]["count"] > 10
 
 
 @pytest.mark.parametrize(

@@ -122,8 +122,12 @@ def context(**changes: Any) -> dict[str, Any]:
             "source": "digits",
             "uri": "s3://b/d",
             "splits": {"test": {"0": 8, "1": 8}},
+            "ignored": {"count": 300, "examples": [{"file": "train/notes.txt", "reason": "it is no image"}]},
+            "doubtful": {"count": 0, "examples": []},
+            "duplicates": {"count": 1, "examples": [["train/3/7.jpg", "test/3/1.jpg"]]},
         },
         "features": None,
+        "weights": None,
         "tuning": {
             "name": "tune",
             "strategy": "Bayesian",
@@ -232,7 +236,7 @@ def test_predictions_are_those_of_the_serving_path(out: Path, job: Path, test_sp
 
 def test_unreadable_images_are_listed_and_counted_nowhere(report: dict[str, Any]) -> None:
     (unreadable,) = report["unreadable"]
-    assert unreadable["file"] == "3/broken.jpg"
+    assert (unreadable["split"], unreadable["file"]) == ("test", "3/broken.jpg")
     assert unreadable["reason"]
     assert report["metrics"]["per_class"][3]["count"] == 8
 
@@ -323,6 +327,8 @@ def test_page_is_self_contained_and_complete(out: Path) -> None:
     assert "update-endpoint --endpoint-name evergreen-digits --endpoint-config-name config-7" in text
     assert "&lt;b&gt;digits&lt;/b&gt;" in text
     assert "<b>" not in text
+    for said in ("3/broken.jpg", "test/3/1.jpg", "train/notes.txt", "the first 1 of 300"):
+        assert said in text
     assert "prefers-color-scheme: dark" in text
 
 
