@@ -1,14 +1,14 @@
 """The objects below a prefix, page by page, at the cost of the request.
 
 boto3 parses a date for each object with dateutil, which takes longer than all else in a sync with nothing to do:
-10,000 objects are 1 s with it and 0.05 s without.
+10,000 objects are 1 s with it and 0.03 s without.
 """
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from html import unescape
 from typing import Any, NamedTuple
-from xml.etree import ElementTree  # ruff: ignore[suspicious-xml-etree-import] - as boto3 does
 
 # AWS gives 1,000 at once whatever is asked; servers that sort the whole bucket for each page give what is asked.
 PAGE_SIZE = 10_000
@@ -65,15 +65,18 @@ class Ahead:
 def _take_contents(
     response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object
 ) -> None:
-    """Take the objects out of a ListObjectsV2 answer before boto3 parses it; it decodes their keys afterwards."""
-    # What is no XML is left for boto3 to complain about.
-    with suppress(ElementTree.ParseError):
-        root = ElementTree.fromstring(response_dict["body"])  # ruff: ignore[suspicious-xml-element-tree-usage]
-        space = root.tag[: root.tag.find("}") + 1]
-        names = {f"{space}{name}": name for name in ("Key", "Size", "ETag")}
+    """Take the objects out of a ListObjectsV2 answer before boto3 parses it; it decodes their keys afterwards.
+
+    What does not look as S3 writes it is left to boto3.
+    """
+    head, opening, rest = response_dict["body"].partition(b"<Contents>")
+    objects, closing, tail = rest.rpartition(b"</Contents>")
+    keys, sizes, etags = (
+        re.findall(rf"<{name}>([^<]*)</{name}>", objects.decode()) for name in ("Key", "Size", "ETag")
+    )
+    if opening and closing and len(keys) == len(sizes) == len(etags) == objects.count(b"<Contents>") + 1:
         customized_response_dict["Contents"] = [
-            {names[child.tag]: child.text for child in item if child.tag in names}
-            for item in root.iterfind(f"{space}Contents")
+            {"Key": unescape(key), "Size": size, "ETag": unescape(etag)}
+            for key, size, etag in zip(keys, sizes, etags, strict=True)
         ]
-        root[:] = [child for child in root if child.tag != f"{space}Contents"]
-        response_dict["body"] = ElementTree.tostring(root)
+        response_dict["body"] = head + tail

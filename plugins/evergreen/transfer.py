@@ -32,13 +32,13 @@ from evergreen.progress import Progress, mib
 
 log = logging.getLogger(__name__)
 
-# Requests in flight. On AWS one takes 30 to 100 ms, most of it waiting.
-CONCURRENCY = 16
+# Requests in flight. On AWS one takes 30 to 100 ms, most of it waiting, and more while S3 asks for patience.
+CONCURRENCY = 32
 CLIENT_CONFIG = Config(max_pool_connections=CONCURRENCY + 2, retries={"mode": "standard", "max_attempts": 8})
 # Larger files go in parts, in parallel, through boto3's transfer manager.
 WHOLE_LIMIT = 8 << 20
 # So many failures in a row, none of them at the first attempt, and the rest of a round is not tried.
-HOPELESS = 4 * CONCURRENCY
+HOPELESS = 2 * CONCURRENCY
 # How many rounds may end with as much to do as they began with, and the seconds before another one.
 FRUITLESS_ROUNDS, PAUSE_S = 3, 1
 EXAMPLES = 10
@@ -62,7 +62,7 @@ class _Failures:
             self.last = f"{file.source} changes while it is sent"
         else:
             self.in_a_row += 1
-            self.last = f"{file.path}: {error}"
+            self.last = f"{file.path}: {_said(error)}"
 
 
 class Sync:
@@ -315,10 +315,7 @@ class Sync:
         try:
             yield from listing.pages(self._client, bucket, prefix)
         except (BotoCoreError, ClientError) as error:
-            raise SyncError(
-                f"{where} cannot be listed: {error}: is the name right, and may Airflow's credentials do "
-                "s3:ListBucket there? A retry goes on where this try was"
-            ) from error
+            raise SyncError(f"{where} cannot be listed: {_said(error)}: {_advice(error)}") from error
 
     def _compare_with_new_listing(self) -> Amount:
         return self.manifest.compare(self._pages(self._bucket, self._prefix, self.uri))
@@ -326,7 +323,7 @@ class Sync:
     def _stuck(self, changed: Amount, failures: _Failures) -> str:
         return (
             f"{changed.files:,} files are not in {self.uri}/ as they should be, and tries no longer help; the last: "
-            f"{failures.last or 'what was sent is not in the listing'}. What was sent stays; a retry goes on from there"
+            f"{failures.last or 'what was sent is not in the listing'}; what was sent stays, a retry goes on from there"
         )
 
     def _refuse_overlap(self, source: str) -> None:
@@ -408,3 +405,13 @@ def _etag(answer: dict[str, Any]) -> str:
 
 def _code(error: ClientError) -> str:
     return str(error.response["Error"]["Code"])
+
+
+def _said(error: Exception) -> str:
+    return str(error).rstrip(".")
+
+
+def _advice(error: BotoCoreError | ClientError) -> str:
+    if isinstance(error, ClientError) and error.response["ResponseMetadata"]["HTTPStatusCode"] < 500:
+        return "is the name right, and may Airflow's credentials do s3:ListBucket there?"
+    return "a retry goes on where this try was"
