@@ -25,11 +25,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from model import artifact
+from model import artifact, launch
+from model.batches import step_sizes
+from model.checkpoint import Checkpoints, fingerprint
+from model.distributed import Group
 from model.extraction import device
 from model.hyperparameters import Hyperparameters, parse
 from model.material import Material, from_features, from_images
-from model.training import Trainer, TrainingError
+from model.optimization import build_criterion
+from model.training import Trainer, TrainingError, evaluation_steps
 from model.whitening import Whitening, zero_head
 from profiler.step_clock import StepClock
 from profiler.system import SystemSampler
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
 CODE = Path(__file__).resolve().parent
 SERVED = ("inference.py", "data", "model", "serving")
 """What the model archive carries: the served code is the code that the model was made with."""
+EXPECTED = (ValueError, OSError, TrainingError, launch.LaunchError)
+"""What a failing job's owner can do something about; everything else comes with a traceback."""
 LOGGED = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "seconds")
 
 
@@ -53,6 +59,7 @@ class Job:
     weights: Path | None
     model: Path
     output: Path
+    checkpoints: Path | None
     name: str
     cpus: int
 
@@ -65,16 +72,17 @@ class Job:
                 raise ValueError(f"the environment lacks {name}: see the command at the top of train.py")
             return Path(environment[name])
 
-        def channel(name: str) -> Path | None:
+        def optional(name: str) -> Path | None:
             return Path(environment[name]) if environment.get(name) else None
 
         return cls(
             train=path("SM_CHANNEL_TRAIN"),
             validation=path("SM_CHANNEL_VALIDATION"),
-            trunk=channel("SM_CHANNEL_TRUNK"),
-            weights=channel("SM_CHANNEL_WEIGHTS"),
+            trunk=optional("SM_CHANNEL_TRUNK"),
+            weights=optional("SM_CHANNEL_WEIGHTS"),
             model=path("SM_MODEL_DIR"),
             output=path("SM_OUTPUT_DATA_DIR"),
+            checkpoints=optional("SM_CHECKPOINT_DIR"),
             name=environment.get("TRAINING_JOB_NAME") or "local",
             cpus=int(environment.get("SM_NUM_CPUS") or os.cpu_count() or 1),
         )
@@ -82,41 +90,58 @@ class Job:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0, or 1 after one sentence on what went wrong."""
+    argv = sys.argv[1:] if argv is None else argv
+    folder = os.environ.get("SM_OUTPUT_DIR")
     try:
-        run(parse(argv), Job.from_environment())
+        settings, job = parse(argv), Job.from_environment()
+        if arguments := launch.torchrun_arguments(os.environ, torch.cuda.device_count()):
+            return launch.run(Path(__file__), argv, arguments, Path(folder) / "failure" if folder else None)
+        with launch.group(describe) as group:
+            run(settings, job, group)
     except Exception as error:
-        sentence = f"train.py: {error}"
-        if not isinstance(error, (ValueError, OSError, TrainingError)):
+        if not isinstance(error, EXPECTED):
             traceback.print_exc()
-            sentence = f"train.py: {type(error).__name__}: {error}"
         # The platform shows the first kilobyte of this file as the job's FailureReason.
-        if folder := os.environ.get("SM_OUTPUT_DIR"):
+        if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            (Path(folder) / "failure").write_text(sentence + "\n")
-        print(sentence, file=sys.stderr, flush=True)
+            (Path(folder) / "failure").write_text(f"train.py: {describe(error)}\n")
+        print(f"train.py: {describe(error)}", file=sys.stderr, flush=True)
         return 1
     return 0
 
 
-def run(settings: Hyperparameters, job: Job) -> None:
+def describe(error: BaseException) -> str:
+    return str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"
+
+
+def run(settings: Hyperparameters, job: Job, group: Group) -> None:
     """:raises ValueError: when settings or data are wrong. :raises TrainingError: when a loss is not finite."""
-    torch.set_num_threads(job.cpus)
+    torch.set_num_threads(max(1, job.cpus // group.local_size))
     torch.backends.cudnn.deterministic = True
     job.output.mkdir(parents=True, exist_ok=True)
     interval = settings.profiler_interval_ms / 1000
-    with SystemSampler(job.output / "profiler-output", interval) if interval else contextlib.nullcontext():
+    sampled = interval and group.first
+    with SystemSampler(job.output / "profiler-output", interval) if sampled else contextlib.nullcontext():
         if job.trunk:
             material = from_features(settings, job.trunk, job.train, job.validation)
         else:
             material = from_images(settings, job.train, job.validation, job.weights, job.cpus)
-        best = fit(material, settings, job)
-    save(material, settings, job, best)
-    print(line(best, f"best epoch={best['epoch']}", ("validation_loss", "validation_accuracy")), flush=True)
+        best = fit(material, settings, job, group)
+    if group.first:
+        save(material, settings, job, best)
+        print(
+            line(best, f"best epoch={best['epoch']}", ("validation_loss", "validation_accuracy")), flush=True
+        )
 
 
-def fit(material: Material, settings: Hyperparameters, job: Job) -> dict[str, Any]:
+def fit(material: Material, settings: Hyperparameters, job: Job, group: Group) -> dict[str, Any]:
     """Trains the tail in place; the best epoch's numbers. Writes what there is to know even when it fails."""
     network, target = material.network, device()
+    checkpoints = None
+    if job.checkpoints and group.first:
+        mark = fingerprint(settings, material)
+        checkpoints = Checkpoints(job.checkpoints, mark, settings.checkpoint_seconds)
+    state = group.from_first(checkpoints.read() if checkpoints else None)
     train, validation, whitening = material.train, material.validation, None
     if material.manifest["tail"] == "fc":
         whitening = Whitening.fit(train)
@@ -127,27 +152,35 @@ def fit(material: Material, settings: Hyperparameters, job: Job) -> dict[str, An
         torch.set_num_threads(1)
     network.tail.to(target)
     clock = StepClock(target)
-    trainer = Trainer(network.tail, settings, target, clock)
+    criterion = build_criterion(settings, train.labels, len(material.manifest["classes"]))
+    trainer = Trainer(network.tail, criterion, settings, target, clock, group)
     if train.inputs.dtype == torch.uint8:
         trainer.prepare = material.preprocessing.normalize
     elif train.inputs.dtype == torch.float16:
         trainer.prepare = Tensor.float
-    hook, hook_errors = attach_hook(trainer, settings, job)
-    epochs: list[dict[str, Any]] = []
+    hook, hook_errors = attach_hook(trainer, settings, job) if group.first else (None, [])
+    if state:
+        epochs = len(state["epochs"])
+        print(f"going on after epoch {epochs}, from the checkpoint in {job.checkpoints}", flush=True)
+        if hook:
+            hook.go_on_after(
+                epochs * len(step_sizes(len(train.labels), settings.batch_size)),
+                epochs * evaluation_steps(validation, settings),
+            )
 
     def report(epoch: dict[str, Any]) -> None:
-        epochs.append(epoch)
         print(line(epoch, f"epoch={epoch['epoch']}", LOGGED), flush=True)
 
     try:
-        best = trainer.fit(train, validation, report)
+        best = trainer.fit(train, validation, report, checkpoints, state)
     finally:
         if hook:
             hook.finish()
             hook_errors += hook.errors
-        history = {"epochs": epochs, "hook_errors": hook_errors, "unreadable": material.unreadable}
-        artifact.write_json(job.output / "history.json", history)
-        artifact.write_json(job.output / "steps.json", clock.seconds)
+        history = {"epochs": trainer.epochs, "hook_errors": hook_errors, "unreadable": material.unreadable}
+        if group.first:
+            artifact.write_json(job.output / "history.json", history)
+            artifact.write_json(job.output / "steps.json", clock.seconds)
     network.tail.cpu()
     if whitening:
         whitening.fold(network.fc)
@@ -164,7 +197,8 @@ def attach_hook(
         from debugger import hook as debugger  # smdebug takes most of a second: tuning jobs do without
 
         out_dir = job.output / "debug-output"
-        hook = debugger.create(settings.debug_hook_config, out_dir, trainer.tail, trainer.criterion)
+        criteria = (trainer.criterion, trainer.validation_criterion)
+        hook = debugger.create(settings.debug_hook_config, out_dir, trainer.tail, *criteria)
     except Exception as error:
         sentence = f"no debugger hook: {type(error).__name__}: {error}"
         print(sentence, flush=True)

@@ -1,10 +1,12 @@
 """smdebug's hook around a training loop that must survive it."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from smdebug import modes
 from smdebug.pytorch.hook import Hook
 from smdebug.pytorch.singleton_utils import del_hook
@@ -48,9 +50,22 @@ class TensorHook(Hook):  # type: ignore[misc]  # smdebug has no types
 
         return back
 
+    @staticmethod
+    def _make_numpy_array(tensor_value: Any) -> Any:
+        """numpy has no bfloat16, which is what mixed precision computes activations in."""
+        if isinstance(tensor_value, Tensor) and tensor_value.dtype == torch.bfloat16:
+            tensor_value = tensor_value.float()
+        return Hook._make_numpy_array(tensor_value)
+
     def phase(self, mode: str) -> None:
         """`TRAIN` or `EVAL`: what the next forward passes belong to."""
         self._guard(self.set_mode, getattr(modes, mode))
+
+    def go_on_after(self, training_steps: int, evaluation_steps: int) -> None:
+        """Number the next steps as if so many had been seen: those of a training before its interruption."""
+        self.mode_steps[modes.TRAIN] = training_steps - 1
+        self.mode_steps[modes.EVAL] = evaluation_steps - 1
+        self.step = self.mode_steps[modes.GLOBAL] = training_steps + evaluation_steps - 1
 
     def finish(self) -> None:
         """Writes out what is pending, and the mark by which readers know that no more will come.
@@ -74,8 +89,8 @@ class TensorHook(Hook):  # type: ignore[misc]  # smdebug has no types
             print(f"debugger hook stopped, training goes on: {self.errors[0]}", flush=True)
 
 
-def create(config: dict[str, Any], out_dir: Path, module: nn.Module, criterion: nn.Module) -> TensorHook:
-    """The hook of SageMaker's `DebugHookConfig`, registered on `module` and on a loss of `torch.nn`.
+def create(config: dict[str, Any], out_dir: Path, module: nn.Module, *criteria: nn.Module) -> TensorHook:
+    """The hook of SageMaker's `DebugHookConfig`, registered on `module` and on losses of `torch.nn`.
 
     Tensors are saved below `out_dir`, which must not exist yet. Names are smdebug's: `Tail_fc.weight`,
     `gradient/Tail_fc.weight`, `CrossEntropyLoss_output_0`, …
@@ -89,10 +104,14 @@ def create(config: dict[str, Any], out_dir: Path, module: nn.Module, criterion: 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "debughookconfig.json"
         file.write_text(json.dumps(config | {"LocalPath": str(out_dir)}))
+        # smdebug would look through the job's checkpoints at every step and count on from where it saw one change,
+        # which is not where the training goes on.
+        os.environ["CHECKPOINT_CONFIG_FILE_PATH"] = ""
         hook = TensorHook.create_from_json_file(str(file))
     assert isinstance(hook, TensorHook)
     hook.register_module(module)
-    hook.register_loss(criterion)
+    for criterion in criteria:
+        hook.register_loss(criterion)
     return hook
 
 

@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 from model import architectures
 
 OPTIMIZERS = ("sgd", "adamw")
+OBJECTIVES = ("validation_loss", "validation_accuracy")
+CLASS_WEIGHTS = ("none", "balanced")
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 class HyperparameterError(ValueError):
@@ -24,6 +27,12 @@ class Hyperparameters:
     epochs: int
     optimizer: str
     weight_decay: float
+    warmup_epochs: float
+    label_smoothing: float
+    class_weights: str
+    patience: int
+    objective: str
+    precision: str
     seed: int
     arch: str | None
     """This and the next three: None means what trunk.json says; needed when there is no trunk."""
@@ -36,6 +45,7 @@ class Hyperparameters:
     flip: bool
     debug_hook_config: dict[str, Any] | None
     profiler_interval_ms: int
+    checkpoint_seconds: float
 
     def to_dict(self) -> dict[str, Any]:
         """As `model.json` records them, under the names that train.py takes."""
@@ -58,6 +68,11 @@ def parse(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os
         raise HyperparameterError(f"hyperparameter {foreign[0].removeprefix('--')} is unknown to train.py")
     values = vars(arguments)
     values["debug_hook_config"] = _hook_config(values["debug_hook_config"], environment)
+    if values["warmup_epochs"] >= values["epochs"]:
+        raise HyperparameterError(
+            f"hyperparameter warmup-epochs is {values['warmup_epochs']:g} and epochs {values['epochs']}: "
+            "the warm-up must end before the training does"
+        )
     return Hyperparameters(**values)
 
 
@@ -72,12 +87,33 @@ def _parser() -> argparse.ArgumentParser:
         )  # fmt: skip
 
     positive, whole = _number(float, 0, exclusive=True), _number(int, 1)
-    add("lr", positive, 0.03, "learning rate at the first step; falls to 0 over the run along a cosine",
+    add("lr", positive, 0.03, "highest learning rate; after the warm-up it falls to 0 along a cosine",
         "learning-rate", "learning_rate")  # fmt: skip
     add("batch-size", whole, 64, "images per step")
     add("epochs", whole, 10, "passes over the training images")
     add("optimizer", _choice(OPTIMIZERS), "sgd", "sgd (Nesterov momentum 0.9) or adamw")
     add("weight-decay", _number(float, 0), 0.0, "of the optimizer")
+    add("warmup-epochs", _number(float, 0), 0.0, "in which the learning rate rises to lr; parts of one too")
+    add(
+        "label-smoothing",
+        _number(float, 0, below=1),
+        0.0,
+        "share of a label given to all classes, in training",
+    )
+    add(
+        "class-weights",
+        _choice(CLASS_WEIGHTS),
+        "none",
+        "balanced: in training, rare classes count as much as others",
+    )
+    add("patience", _number(int, 0), 0, "epochs without a better objective before training ends; 0 is off")
+    add(
+        "objective",
+        _choice(OBJECTIVES),
+        "validation_loss",
+        "by which the epoch is chosen whose weights are kept",
+    )
+    add("precision", _choice(PRECISIONS), "auto", "auto takes bf16 where a GPU has it and it helps")
     add("seed", _number(int, 0), 0, "of the order of images and of new layers")
     add("arch", _choice(tuple(architectures.HEADS)), None, "torchvision architecture")
     add("tail", _choice(architectures.TAILS), None, "what is trained: fc, layer4 or all")
@@ -88,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     add("max-unreadable", _number(float, 0), 0.01, "largest share of unreadable images")
     add("debug-hook-config", _text, None, "SageMaker's DebugHookConfig as JSON; no hook without it")
     add("profiler-interval-ms", _number(int, 0), 0, "between system metrics; 0 is off")
+    add("checkpoint-seconds", _number(float, 0), 10.0, "at least, between checkpoints in SM_CHECKPOINT_DIR")
     return parser
 
 
@@ -102,8 +139,12 @@ def _text(value: str) -> str:
     return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
 
 
-def _number(kind: type, minimum: float, exclusive: bool = False) -> Callable[[str], float]:
+def _number(
+    kind: type, minimum: float, exclusive: bool = False, below: float = math.inf
+) -> Callable[[str], float]:
     bound = f"{'above' if exclusive else 'at least'} {minimum}"
+    if below < math.inf:
+        bound += f" and below {below}"
     noun = "a whole number" if kind is int else "a number"
 
     def convert(value: str) -> Any:
@@ -111,7 +152,7 @@ def _number(kind: type, minimum: float, exclusive: bool = False) -> Callable[[st
             number = kind(_text(value))
         except ValueError:
             raise argparse.ArgumentTypeError(f"must be {noun} {bound}, got {value!r}") from None
-        if not math.isfinite(number) or number < minimum or (exclusive and number == minimum):
+        if not minimum <= number < below or (exclusive and number == minimum):
             raise argparse.ArgumentTypeError(f"must be {noun} {bound}, got {value!r}")
         return number
 

@@ -2,15 +2,19 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from model.batches import batches, seed_of, step_sizes
+from model.checkpoint import Checkpoints, State
+from model.distributed import Group
 from model.hyperparameters import Hyperparameters
+from model.optimization import build_optimizer, build_schedule
 from model.split import Split
 
 # One pass of the validation split in few steps: metrics do not depend on it, the debugger's EVAL steps do, and
@@ -19,6 +23,8 @@ EVALUATION_BATCH = 1024
 
 
 class Clock(Protocol):
+    seconds: dict[str, float]
+
     def phase(self, name: str) -> AbstractContextManager[None]: ...
 
 
@@ -28,7 +34,7 @@ class TrainingError(RuntimeError):
 
 @dataclass
 class _Sums:
-    """Sums over images, so that means are the same whatever the batch size."""
+    """Sums over images, so that means are the same whatever the batch size and the number of processes."""
 
     device: torch.device
     loss: Tensor = field(init=False)
@@ -39,122 +45,163 @@ class _Sums:
         self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """`loss` is the batch's mean. Stays on the device: reading it would make each step wait."""
-        self.loss += loss.detach().double() * len(labels)
+    def add(self, loss: Tensor, mass: float | Tensor, logits: Tensor, labels: Tensor) -> None:
+        """`loss` is a mean over `mass`. Stays on the device: reading it would make each step wait."""
+        self.loss += loss.detach().double() * mass
         self.correct += (logits.detach().argmax(dim=1) == labels).sum()
         self.images += len(labels)
 
-    def metrics(self, name: str) -> dict[str, float]:
-        return {
-            f"{name}_loss": self.loss.item() / self.images,
-            f"{name}_accuracy": self.correct.item() / self.images,
-        }
-
-
-def step_sizes(count: int, batch_size: int) -> list[int]:
-    """Images per step. A last step of one joins the step before it: batch norm cannot train on one image."""
-    sizes = [batch_size] * (count // batch_size)
-    rest = count % batch_size
-    if rest == 1 and sizes:
-        sizes[-1] += 1
-    elif rest:
-        sizes.append(rest)
-    return sizes
+    def metrics(self, name: str, group: Group) -> dict[str, float]:
+        own = torch.stack([self.loss, self.correct.double(), self.loss.new_tensor(self.images)])
+        loss, correct, images = group.add(own).tolist()
+        return {f"{name}_loss": loss / images, f"{name}_accuracy": correct / images}
 
 
 class Trainer:
-    """Trains `tail` on a split, and keeps the epoch with the lowest validation loss.
+    """Trains `tail` on a split, and keeps the epoch that is best by the objective.
 
     Decoding and the trunk are behind it: a step's data is a row of a tensor, so one loop serves cached features
-    and whole networks. The criterion is a module of its own because the debugger hook watches its output.
+    and whole networks. Order, views and dropout of an epoch follow from seed and epoch alone, so that a training
+    that goes on from a checkpoint is the one that was interrupted. Every process of `group` takes its part of each
+    batch; their sums over images are those that one process has.
     """
 
     def __init__(
-        self, tail: nn.Module, settings: Hyperparameters, device: torch.device, clock: Clock
+        self,
+        tail: nn.Module,
+        criterion: nn.CrossEntropyLoss,
+        settings: Hyperparameters,
+        device: torch.device,
+        clock: Clock,
+        group: Group | None = None,
     ) -> None:
         self.tail = tail
-        self.criterion = nn.CrossEntropyLoss()
+        self.criterion, self.validation_criterion = criterion.to(device), nn.CrossEntropyLoss()
+        """Modules of their own because the debugger hook watches their output."""
         self.prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs
         """From a batch of `Split.inputs`, on the device, to the tail's input."""
         self.on_phase: Callable[[str], None] = lambda name: None
         """Called with `TRAIN` and `EVAL` before the steps of either begin."""
-        self._settings, self._device, self._clock = settings, device, clock
+        self.epochs: list[dict[str, Any]] = []
+        """The numbers of each epoch, those before an interruption too."""
+        self._settings, self._device, self._clock, self._group = settings, device, clock, group or Group()
+        self._network = self._group.wrap(tail)
 
     def fit(
-        self, train: Split, validation: Split, report: Callable[[dict[str, Any]], None]
+        self,
+        train: Split,
+        validation: Split,
+        report: Callable[[dict[str, Any]], None],
+        checkpoints: Checkpoints | None = None,
+        state: State | None = None,
     ) -> dict[str, Any]:
         """Calls `report` with each epoch's numbers; returns those of the best, whose weights the tail then has.
 
+        :param state: what `checkpoints` had written of this training; goes on from there.
         :raises TrainingError: when a loss is not finite.
         """
         settings = self._settings
-        optimizer = build_optimizer(self.tail, settings)
-        steps = settings.epochs * len(step_sizes(len(train.labels), settings.batch_size))
-        # To zero along half a cosine (SGDR without restarts, https://arxiv.org/abs/1608.03983): the last epochs
-        # average out the noise that a large learning rate leaves.
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-        generator = torch.Generator().manual_seed(settings.seed)
-        best: dict[str, Any] = {"validation_loss": math.inf}
-        weights: dict[str, Tensor] = {}
-        for epoch in range(1, settings.epochs + 1):
-            start = time.perf_counter()
-            numbers: dict[str, Any] = {"epoch": epoch}
-            numbers |= self._train_epoch(train, optimizer, schedule, generator)
-            numbers |= self.evaluate(validation)
-            numbers["seconds"] = time.perf_counter() - start
-            self._check_finite(numbers)
-            if numbers["validation_loss"] < best["validation_loss"]:
-                best = numbers
-                with self._clock.phase("checkpoint"):
-                    weights = {name: tensor.clone() for name, tensor in self.tail.state_dict().items()}
+        self._autocast = mixed_precision(settings.precision, self._device, train)
+        self._optimizer = build_optimizer(self.tail, settings)
+        steps = len(step_sizes(len(train.labels), settings.batch_size))
+        self._schedule = build_schedule(self._optimizer, settings, steps)
+        self._best: dict[str, Tensor] = {}
+        if state:
+            self._restore(state)
+        while len(self.epochs) < settings.epochs and not self._out_of_patience():
+            numbers = self._epoch(len(self.epochs) + 1, train, validation)
+            self.epochs.append(numbers)
             report(numbers)
-        self.tail.load_state_dict(weights)
-        return best
+            with self._clock.phase("checkpoint"):
+                if best_epoch(self.epochs, settings.objective) is numbers:
+                    self._best = {name: tensor.clone() for name, tensor in self.tail.state_dict().items()}
+                if checkpoints:
+                    checkpoints.offer(self._state)
+        self.tail.load_state_dict(self._best)
+        return best_epoch(self.epochs, settings.objective)
 
     def evaluate(self, split: Split) -> dict[str, float]:
-        """`validation_loss` and `validation_accuracy`, means over the split's images."""
+        """`validation_loss` and `validation_accuracy`, means over the split's images in their first view.
+
+        In float32 whatever the training's precision: that is what will be served.
+        """
         self.on_phase("EVAL")
         self.tail.eval()
         sums = _Sums(self._device)
-        size = EVALUATION_BATCH if split.inputs.ndim == 3 else self._settings.batch_size
+        size = evaluation_batch(split, self._settings)
         with self._clock.phase("evaluation"), torch.no_grad():
             for start in range(0, len(split.labels), size):
-                inputs = split.inputs[start : start + size, 0].to(self._device)
-                labels = split.labels[start : start + size].to(self._device)
-                logits = self.tail(self.prepare(inputs))
-                sums.add(self.criterion(logits, labels), logits, labels)
-            return sums.metrics("validation")
+                part = self._group.part(min(size, len(split.labels) - start))
+                rows = slice(start + part.start, start + part.stop)
+                if rows.start < rows.stop:
+                    inputs, labels = (
+                        tensor.to(self._device) for tensor in (split.inputs[rows, 0], split.labels[rows])
+                    )
+                    logits = self.tail(self.prepare(inputs))
+                    sums.add(self.validation_criterion(logits, labels), len(labels), logits, labels)
+            return sums.metrics("validation", self._group)
 
-    def _train_epoch(
-        self, split: Split, optimizer: torch.optim.Optimizer, schedule: Any, generator: torch.Generator
-    ) -> dict[str, float]:
+    def _epoch(self, epoch: int, train: Split, validation: Split) -> dict[str, Any]:
+        start = time.perf_counter()
+        # For dropout, whose masks are a process's own.
+        torch.manual_seed(seed_of(self._settings.seed, epoch, self._group.rank + 1))
+        numbers: dict[str, Any] = {"epoch": epoch} | self._train(train, epoch) | self.evaluate(validation)
+        numbers["seconds"] = time.perf_counter() - start
+        self._check_finite(numbers)
+        return numbers
+
+    def _train(self, split: Split, epoch: int) -> dict[str, float]:
         self.on_phase("TRAIN")
-        self.tail.train()
-        sums, clock = _Sums(self._device), self._clock
-        batches = self._batches(split, generator)
+        self._network.train()
+        sums, clock, weight = _Sums(self._device), self._clock, self.criterion.weight
+        coming = batches(split, self._settings.batch_size, self._settings.seed, epoch, self._group)
         while True:
             with clock.phase("data"):
-                batch = next(batches, None)
+                batch = next(coming, None)
             if batch is None:
-                return sums.metrics("train")
+                return sums.metrics("train", self._group)
             with clock.phase("transfer"):
-                inputs, labels = (tensor.to(self._device, non_blocking=True) for tensor in batch)
-            with clock.phase("forward"):
-                logits = self.tail(self.prepare(inputs))
-                loss = self.criterion(logits, labels)
+                inputs, labels = (
+                    tensor.to(self._device, non_blocking=True) for tensor in (batch.inputs, batch.labels)
+                )
+            with clock.phase("forward"), self._autocast:
+                logits = self._network(self.prepare(inputs))
+                # The mean of no losses is not a number, their sum is none.
+                loss = self.criterion(logits, labels) if len(labels) else logits.sum()
             with clock.phase("backward"):
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                mass = len(labels) if weight is None else weight[labels].sum()
+                # DDP takes the mean over the processes; what counts is the sum over the batch's images.
+                share = mass * self._group.size / batch.images
+                self.tail.zero_grad()  # the optimizer's takes 50 us, most of it for profilers
+                (loss if weight is None and share == 1 else loss * share).backward()
             with clock.phase("optimizer"):
-                optimizer.step()
-                schedule.step()
-                sums.add(loss, logits, labels)
+                self._optimizer.step()
+                self._schedule.step()
+                sums.add(loss, mass, logits, labels)
 
-    def _batches(self, split: Split, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(split.labels), generator=generator)
-        for index in torch.split(order, step_sizes(len(order), self._settings.batch_size)):
-            yield split.inputs[index, 0], split.labels[index]
+    def _state(self) -> State:
+        return {
+            "tail": self.tail.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "best": self._best,
+            "epochs": self.epochs,
+            "seconds": self._clock.seconds,
+        }
+
+    def _restore(self, state: State) -> None:
+        self.tail.load_state_dict(state["tail"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._best = state["best"]
+        self.epochs = state["epochs"]
+        self._clock.seconds.update(state["seconds"])
+
+    def _out_of_patience(self) -> bool:
+        if not self._settings.patience or not self.epochs:
+            return False
+        best = best_epoch(self.epochs, self._settings.objective)
+        return bool(len(self.epochs) - best["epoch"] >= self._settings.patience)
 
     def _check_finite(self, numbers: dict[str, Any]) -> None:
         for name in ("train_loss", "validation_loss"):
@@ -165,11 +212,29 @@ class Trainer:
                 )
 
 
-def build_optimizer(tail: nn.Module, settings: Hyperparameters) -> torch.optim.Optimizer:
-    """Over the trainable parameters alone."""
-    parameters = [parameter for parameter in tail.parameters() if parameter.requires_grad]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(
-        parameters, settings.lr, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
-    )
+def best_epoch(epochs: list[dict[str, Any]], objective: str) -> dict[str, Any]:
+    """The one with the lowest loss or the highest accuracy; of equals the first."""
+    sign = -1 if objective == "validation_accuracy" else 1
+    return min(epochs, key=lambda epoch: sign * epoch[objective])
+
+
+def evaluation_batch(split: Split, settings: Hyperparameters) -> int:
+    """Images in one step of an evaluation."""
+    return EVALUATION_BATCH if split.inputs.ndim == 3 else settings.batch_size
+
+
+def evaluation_steps(split: Split, settings: Hyperparameters) -> int:
+    """Steps of one evaluation."""
+    return -(-len(split.labels) // evaluation_batch(split, settings))
+
+
+def mixed_precision(precision: str, device: torch.device, split: Split) -> AbstractContextManager[Any]:
+    """Around a training step's forward pass: bfloat16 or nothing.
+
+    `auto` takes bfloat16 where it helps: on CUDA devices that compute in it, and where there is more to compute than
+    one layer on vectors. On CPUs without instructions for it bfloat16 is many times slower than float32.
+    """
+    helps = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "fp32" or (precision == "auto" and not (helps and split.inputs.ndim > 3)):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -100,14 +100,39 @@ def test_a_wrong_configuration_does_not_end_the_training(
 
 
 def test_a_failing_save_does_not_end_the_training(tmp_path: Path) -> None:
-    """bfloat16 weights have no numpy form: the hook fails inside the forward pass."""
-    module, criterion = nn.Sequential(nn.Linear(4, 3)).to(torch.bfloat16), nn.CrossEntropyLoss()
+    """Weights of eight bits have no numpy form: the hook fails inside the forward pass."""
+    module, criterion = nn.Sequential(nn.Linear(4, 3)), nn.CrossEntropyLoss()
+    module.weight = nn.Parameter(torch.zeros(2, dtype=torch.float8_e5m2), requires_grad=False)
     hook = debugger.create(CONFIG, tmp_path / "debug-output", module, criterion)
     hook.phase("TRAIN")
     for _ in range(2):
-        loss = criterion(module(torch.randn(5, 4, dtype=torch.bfloat16)).float(), torch.zeros(5).long())
+        loss = criterion(module(torch.randn(5, 4)), torch.zeros(5).long())
         loss.backward()
     hook.finish()
     assert (tmp_path / "debug-output" / "training_job_end.ts").is_file()
     assert len(hook.errors) == 1
-    assert "BFloat16" in hook.errors[0]
+    assert "Float8" in hook.errors[0]
+
+
+def test_mixed_precisions_activations_are_saved(run_job: Job, digits: Path) -> None:
+    status, result = run_job(
+        *ARGUMENTS, "--epochs", "1", "--lr", "0.01", "--arch", "resnet18", "--tail", "layer4", "--weights", "none",
+        "--image-size", "32", "--precision", "bf16", data=digits,
+    )  # fmt: skip
+    assert status == 0
+    assert json.loads((result.output / "history.json").read_text())["hook_errors"] == []
+    trial = create_trial(str(result.output / "debug-output"))
+    assert trial.tensor("layer4.0.relu_input_0").value(0, mode=modes.TRAIN).std() > 0
+
+
+def test_step_numbers_go_on_after_an_interruption(tmp_path: Path) -> None:
+    """So that rules which look at the first steps do not take later ones for them."""
+    module, criterion = nn.Sequential(nn.Linear(4, 3)), nn.CrossEntropyLoss()
+    hook = debugger.create(CONFIG, tmp_path / "debug-output", module, criterion)
+    hook.go_on_after(training_steps=30, evaluation_steps=6)
+    for mode in ("TRAIN", "EVAL"):
+        hook.phase(mode)
+        criterion(module(torch.randn(5, 4)), torch.zeros(5).long()).backward()
+    hook.finish()
+    loss = create_trial(str(tmp_path / "debug-output")).tensor("CrossEntropyLoss_output_0")
+    assert (loss.steps(mode=modes.TRAIN), loss.steps(mode=modes.EVAL)) == ([30], [6])

@@ -11,10 +11,7 @@ from torch import nn
 
 from data.images import ImageDataset, list_images
 from model.artifact import load_model
-from model.extraction import Split
 from model.hyperparameters import HyperparameterError, parse
-from model.training import Trainer, step_sizes
-from profiler.step_clock import StepClock
 from tests.ml_code.conftest import Job, TrainedModel, extract
 
 EPOCH = re.compile(
@@ -69,29 +66,6 @@ def test_two_runs_give_the_same_weights(run_job: Job) -> None:
     assert sha256(first.model) == sha256(second.model) != sha256(other.model)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 32, 64, 1000])
-def test_metrics_do_not_depend_on_the_batch_size(batch_size: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    # Four dimensions: only then does evaluation go by batch_size.
-    split = Split(torch.randn(65, 1, 3, 2, 2, generator=generator), torch.arange(65) % 5)
-    torch.manual_seed(0)
-    tail = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
-    settings = parse(["--batch-size", str(batch_size), "--lr", "1e-30", "--epochs", "1"], {})
-    trainer = Trainer(tail, settings, torch.device("cpu"), StepClock(torch.device("cpu")))
-    numbers = trainer.fit(split, split, lambda epoch: None)
-    expected = nn.functional.cross_entropy(tail(split.inputs[:, 0]), split.labels).item()
-    assert numbers["validation_loss"] == pytest.approx(expected, rel=1e-6)
-    assert numbers["train_loss"] == pytest.approx(expected, rel=1e-6)
-    assert numbers["train_accuracy"] == numbers["validation_accuracy"]
-
-
-def test_no_step_has_one_image_alone() -> None:
-    assert step_sizes(65, 64) == [65]
-    assert step_sizes(66, 64) == [64, 2]
-    assert step_sizes(1, 64) == [1]
-    assert sum(step_sizes(1257, 128)) == 1257
-
-
 @pytest.mark.parametrize("tail", ["fc", "layer4", "all"])
 def test_images_train_every_tail(run_job: Job, digits: Path, tail: str) -> None:
     status, result = run_job(
@@ -123,6 +97,11 @@ def test_layer4_trains_on_cached_features(run_job: Job, digits: Path, tmp_path: 
         (["--learning_rate", "nan"], "must be a number above 0, got 'nan'"),
         (["--batch_size", "1.5"], "--batch-size/--batch_size: must be a whole number at least 1"),
         (["--optimizer", "lion"], "--optimizer: must be one of sgd, adamw, got 'lion'"),
+        (["--label-smoothing", "1"], "must be a number at least 0 and below 1, got '1'"),
+        (
+            ["--warmup-epochs", "2", "--epochs", "2"],
+            "warmup-epochs is 2 and epochs 2: the warm-up must end before",
+        ),
         (["--dropout", "0.5"], "hyperparameter dropout is unknown"),
         (["--arch", "resnet50"], "arch is resnet50 and the features were computed with resnet18"),
         (["--image-size", "64"], "image-size is 64 and the features were computed with 32"),
@@ -145,7 +124,9 @@ def test_missing_settings_and_damaged_features(run_job: Job, digits: Path, tmp_p
     assert "hyperparameter arch is needed without a trunk channel" in (tmp_path / "job/failure").read_text()
 
 
-@pytest.mark.parametrize(("given", "flip"), [("false", False), ("False", False), ('"true"', True), ("True", True)])
+@pytest.mark.parametrize(
+    ("given", "flip"), [("false", False), ("False", False), ('"true"', True), ("True", True)]
+)
 def test_booleans_come_as_the_toolkit_spells_them(given: str, flip: bool) -> None:
     assert parse(["--flip", given], {}).flip is flip
 
