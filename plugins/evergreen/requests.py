@@ -12,6 +12,7 @@ from evergreen.plan import Plan
 Request = dict[str, Any]
 
 PROCESSING = "/opt/ml/processing"
+CHECKPOINTS = "/opt/ml/checkpoints"
 BEFORE_TAG = "evergreen:before"
 OBJECTIVES = {"validation_loss": "Minimize", "validation_accuracy": "Maximize"}
 _NUMBER = r"([0-9.eE+-]+)"
@@ -152,14 +153,21 @@ def retrain(
     tuning: dict[str, Any],
     weights: dict[str, Any] | None = None,
 ) -> Request:
-    """CreateTrainingJob with the best trial's hyperparameters, debugger hook and profiler on."""
+    """CreateTrainingJob with the best trial's hyperparameters, debugger hook and profiler on.
+
+    Every try of a run has the same place for its checkpoints, so that the job which replaces one that failed goes
+    on where that one was.
+    """
     hyperparameters = _static_hyperparameters(plan, code, weights) | best_hyperparameters(tuning["Tuning"])
     hyperparameters["profiler-interval-ms"] = str(plan.pipeline.profiler.interval_ms)
     if plan.pipeline.debugger.enabled:
         hyperparameters["debug-hook-config"] = json.dumps(debug_hook_config(plan), separators=(",", ":"))
     return {
         "HyperParameters": hyperparameters,
-        **_training(plan, dataset, features, weights),
+        **_training(plan, dataset, features, weights, plan.pipeline.compute.training_instance_count),
+        "CheckpointConfig": {"S3Uri": f"{plan.run_uri}/checkpoints", "LocalPath": CHECKPOINTS},
+        # The toolkit in AWS's images has no variable for it.
+        "Environment": {"SM_CHECKPOINT_DIR": CHECKPOINTS},
         "Tags": _tags(plan),
     }
 
@@ -317,6 +325,12 @@ def _static_hyperparameters(
         "max-unreadable": repr(plan.pipeline.dataset.max_unreadable),
         "optimizer": tuning.optimizer,
         "weight-decay": repr(tuning.weight_decay),
+        "warmup-epochs": repr(tuning.warmup_epochs),
+        "label-smoothing": repr(tuning.label_smoothing),
+        "class-weights": tuning.class_weights,
+        "patience": str(tuning.patience),
+        "objective": tuning.objective,
+        "precision": tuning.precision,
         "seed": str(tuning.seed),
     }
 
@@ -326,6 +340,7 @@ def _training(
     dataset: dict[str, Any],
     features: dict[str, Any] | None,
     weights: dict[str, Any] | None,
+    instances: int = 1,
 ) -> Request:
     """What a tuning job's TrainingJobDefinition and a training job have in common."""
     compute = plan.pipeline.compute
@@ -351,7 +366,7 @@ def _training(
         "OutputDataConfig": {"S3OutputPath": f"{plan.run_uri}/jobs"},
         "ResourceConfig": {
             "InstanceType": compute.instance_type,
-            "InstanceCount": 1,
+            "InstanceCount": instances,
             "VolumeSizeInGB": compute.volume_size_gb,
         },
         "StoppingCondition": {"MaxRuntimeInSeconds": compute.max_runtime_seconds},

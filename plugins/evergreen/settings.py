@@ -168,13 +168,53 @@ class Tuning(Settings):
     objective: Literal["validation_loss", "validation_accuracy"] = Field(
         default="validation_loss",
         title="Objective",
-        description="Measured on the validation split, never on test.",
+        description="Measured on the validation split, never on test. The weights kept are those of the epoch that "
+        "it names.",
     )
     optimizer: Literal["adamw", "sgd"] = Field(default="sgd", title="Optimizer")
     weight_decay: float = Field(default=1e-4, title="Weight decay", ge=0, le=1)
+    warmup_epochs: float = Field(
+        default=0,
+        title="Warm-up, epochs",
+        description="In which the learning rate rises to its value; parts of an epoch too.",
+        ge=0,
+        lt=1000,
+    )
+    label_smoothing: float = Field(
+        default=0,
+        title="Label smoothing",
+        description="Share of a label that is given to all classes alike, in training alone.",
+        ge=0,
+        lt=1,
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none",
+        title="Class weights",
+        description="'balanced': in training, the images of a rare class count for more.",
+    )
+    patience: int = Field(
+        default=0,
+        title="Patience, epochs",
+        description="A training ends when its objective has not been better for so many; 0 is off.",
+        ge=0,
+        le=1000,
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        title="Precision",
+        description="'auto': bfloat16 on GPUs that have it, where more than the last layer is trained.",
+    )
     seed: int = Field(
         default=0, title="Seed", description="Of the search and of each training.", ge=0, le=2**31 - 1
     )
+
+    @model_validator(mode="after")
+    def warmup_within_epochs(self) -> Self:
+        if self.warmup_epochs >= self.epochs.min:
+            raise ValueError(
+                f"warmup_epochs ({self.warmup_epochs:g}) is not below epochs.min ({self.epochs.min})"
+            )
+        return self
 
     @model_validator(mode="after")
     def parallel_within_jobs(self) -> Self:
@@ -260,6 +300,13 @@ class Compute(Settings):
     prefix: str = Field(default="evergreen", pattern=r"^[A-Za-z0-9][A-Za-z0-9/_.-]*[A-Za-z0-9]$")
     instance_type: str = Field(
         default="ml.m5.xlarge", title="Instance type", description="Of every job.", pattern=r"^ml\."
+    )
+    training_instance_count: int = Field(
+        default=1,
+        title="Instances for training",
+        description="Of the retraining: they share each batch. Trials take one each.",
+        ge=1,
+        le=100,
     )
     feature_instance_count: int = Field(
         default=1,

@@ -130,6 +130,31 @@ def test_debugger_and_profiler_are_on_the_retraining_alone() -> None:
     assert "debug-hook-config" not in off["HyperParameters"]
 
 
+def test_the_retraining_alone_has_checkpoints_and_several_instances() -> None:
+    several = plan(compute={"training_instance_count": 3})
+    trial = requests.tune(several, DATASET, FEATURES, CODE)["TrainingJobDefinition"]
+    retraining = requests.retrain(several, DATASET, FEATURES, CODE, TUNING)
+    assert trial["ResourceConfig"]["InstanceCount"] == 1
+    assert retraining["ResourceConfig"]["InstanceCount"] == 3
+    assert "CheckpointConfig" not in trial
+    folder = retraining["CheckpointConfig"]["LocalPath"]
+    assert retraining["Environment"] == {"SM_CHECKPOINT_DIR": folder}
+    assert retraining["CheckpointConfig"]["S3Uri"].startswith(f"{several.run_uri}/")
+
+
+def test_every_setting_of_the_training_reaches_it() -> None:
+    tuning = {"warmup_epochs": 0.5, "label_smoothing": 0.1, "class_weights": "balanced", "patience": 3,
+              "precision": "bf16", "objective": "validation_accuracy", "optimizer": "adamw"}  # fmt: skip
+    changed = plan(tuning=tuning)
+    for hyperparameters in (
+        requests.tune(changed, DATASET, FEATURES, CODE)["TrainingJobDefinition"]["StaticHyperParameters"],
+        requests.retrain(changed, DATASET, FEATURES, CODE, TUNING)["HyperParameters"],
+    ):
+        assert {name: str(value) for name, value in tuning.items()}.items() <= {
+            name.replace("-", "_"): value for name, value in hyperparameters.items()
+        }.items()
+
+
 def test_hyperparameters_fit_sagemakers_limit_of_2500_characters() -> None:
     hyperparameters = requests.retrain(plan(), DATASET, FEATURES, CODE, TUNING)["HyperParameters"]
     assert max(len(value) for value in hyperparameters.values()) <= 2500

@@ -24,6 +24,8 @@ def test_a_source_is_all_that_is_needed() -> None:
         ("tuning", {"batch_size": [0]}, "tuning.batch_size.0", "greater than or equal to 1"),
         ("tuning", {"batch_size": []}, "tuning.batch_size", "at least 1 item"),
         ("tuning", {"batch_size": [32, 32]}, "tuning.batch_size", "holds a value twice"),
+        ("tuning", {"warmup_epochs": 5}, "tuning", "warmup_epochs (5) is not below epochs.min (5)"),
+        ("tuning", {"label_smoothing": 1}, "tuning.label_smoothing", "less than 1"),
         (
             "tuning",
             {"max_jobs": 2, "max_parallel_jobs": 3},
