@@ -41,7 +41,6 @@ with Sync(client, source, splits, bucket, "pets", facts) as sync:
     sync.look()
     sent = sync.send()
     sync.publish(anew=sent > 0)
-    sync.manifest.duplicates(), sync.manifest.ignored()
 print(json.dumps({"sent": sent, "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
 """
 MILLION = """

@@ -13,12 +13,12 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from evergreen.listing import Page
+from evergreen.listing import Object
 from evergreen.manifest import BATCH, File, Manifest, Stat
 from evergreen.progress import Progress
 
@@ -46,18 +46,29 @@ class SyncError(RuntimeError):
     """The sync did not come to its end; the message is one sentence. A retry goes on where this try was."""
 
 
-def look_at_folder(manifest: Manifest, root: Path, splits: Splits) -> None:
+def fingerprint(root: Path, splits: Splits) -> str:
+    """What `look_at_folder` would return, without looking at more than stats.
+
+    :raises DatasetError: when a split is missing.
+    """
+    walk = _Walk(lambda file, reason: None, root, splits)
+    for _ in walk.files():
+        pass
+    return walk.digest()
+
+
+def look_at_folder(manifest: Manifest, root: Path, splits: Splits) -> str:
     """A local folder → the manifest; only files that are new or were touched are read.
 
-    Links to files and to class folders are followed.
+    Links to files and to class folders are followed. Returns a digest that is the same as long as no file is added,
+    touched or removed.
 
     :raises DatasetError: when the folder or a split is missing, or `check` finds something.
     :raises SyncError: when a file goes on changing while it is read.
     """
-    if not root.is_dir():
-        raise DatasetError(f"dataset.source: there is no folder {root}")
     progress = Progress("looked at")
-    found = _walk(manifest, root, splits)
+    walk = _Walk(manifest.ignore, root, splits)
+    found = walk.files()
     while batch := list(itertools.islice(found, BATCH)):
         manifest.see(batch)
         progress.add(len(batch))
@@ -71,9 +82,10 @@ def look_at_folder(manifest: Manifest, root: Path, splits: Splits) -> None:
                 read_again(manifest, files, pool)
                 progress.add(len(files), sum(file.stat.size for file in files))
         check(manifest.counts(), str(root))
+    return walk.digest()
 
 
-def look_at_listing(manifest: Manifest, pages: Iterable[Page], splits: Splits, where: str) -> None:
+def look_at_listing(manifest: Manifest, pages: Iterable[list[Object]], splits: Splits, where: str) -> None:
     """An S3 listing → the manifest. What an object holds is known by its ETag.
 
     :raises DatasetError: when a split is missing, or `check` finds something.
@@ -158,41 +170,79 @@ def stat_of(result: os.stat_result) -> Stat:
     return Stat(result.st_size, result.st_mtime_ns, result.st_ctime_ns, result.st_ino)
 
 
-def _walk(manifest: Manifest, root: Path, splits: Splits) -> Iterator[File]:
-    for split in SPLITS:
-        folder = root / splits[split]
-        if not folder.is_dir():
-            raise DatasetError(
-                f"dataset.splits.{split}: there is no folder {splits[split]!r} in {root}; "
-                f"it has {_listed(path.name for path in root.iterdir() if path.is_dir())}"
-            )
-        for entry in _entries(manifest, str(folder), split):
-            if not _is_folder(entry):
-                if file := _file(manifest, entry, split, entry.name):
-                    yield file
-            elif entry.name.startswith("."):
-                manifest.ignore(f"{split}/{entry.name}/", "is hidden")
-            else:
-                for inner in _entries(manifest, entry.path, f"{split}/{entry.name}"):
-                    relative = f"{entry.name}/{inner.name}"
-                    if _is_folder(inner):
-                        manifest.ignore(f"{split}/{relative}/", "is a folder in a class folder")
-                    elif file := _file(manifest, inner, split, relative):
+class _Walk:
+    """One pass over the splits' folders: their files by name and stat, those that are set apart to `ignore`."""
+
+    def __init__(self, ignore: Callable[[str, str], None], root: Path, splits: Splits) -> None:
+        self._tell = ignore
+        self._root, self._splits = root, splits
+        self._hashed = hashlib.sha256()
+
+    def digest(self) -> str:
+        return self._hashed.hexdigest()
+
+    def files(self) -> Iterator[File]:
+        if not self._root.is_dir():
+            raise DatasetError(f"dataset.source: there is no folder {self._root}")
+        for split in SPLITS:
+            folder = self._root / self._splits[split]
+            if not folder.is_dir():
+                raise DatasetError(
+                    f"dataset.splits.{split}: there is no folder {self._splits[split]!r} in {self._root}; "
+                    f"it has {_listed(path.name for path in self._root.iterdir() if path.is_dir())}"
+                )
+            for entry in self._entries(str(folder), split):
+                if not _is_folder(entry):
+                    if file := self._file(entry, split, entry.name):
                         yield file
-
-
-def _entries(manifest: Manifest, folder: str, path: str) -> "Iterator[os.DirEntry[str]]":
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.isascii() or _is_utf8(entry.name):
-                    yield entry
+                elif entry.name.startswith("."):
+                    self._ignore(f"{split}/{entry.name}/", "is hidden")
                 else:
-                    # S3 keys are UTF-8.
-                    shown = os.fsencode(entry.name).decode("utf-8", "backslashreplace")
-                    manifest.ignore(f"{path}/{shown}", "has a name that is not UTF-8")
-    except OSError as error:
-        manifest.ignore(f"{path}/", f"cannot be read: {error.strerror}")
+                    yield from self._class(entry, split)
+
+    def _class(self, folder: "os.DirEntry[str]", split: str) -> Iterator[File]:
+        for entry in self._entries(folder.path, f"{split}/{folder.name}"):
+            relative = f"{folder.name}/{entry.name}"
+            if _is_folder(entry):
+                self._ignore(f"{split}/{relative}/", "is a folder in a class folder")
+            elif file := self._file(entry, split, relative):
+                yield file
+
+    def _entries(self, folder: str, path: str) -> "Iterator[os.DirEntry[str]]":
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.isascii() or _is_utf8(entry.name):
+                        yield entry
+                    else:
+                        # S3 keys are UTF-8.
+                        shown = os.fsencode(entry.name).decode("utf-8", "backslashreplace")
+                        self._ignore(f"{path}/{shown}", "has a name that is not UTF-8")
+        except OSError as error:
+            self._ignore(f"{path}/", f"cannot be read: {error.strerror}")
+
+    def _file(self, entry: "os.DirEntry[str]", split: str, relative: str) -> File | None:
+        """The file, or None when it is set apart."""
+        path, reason = f"{split}/{relative}", objection(relative)
+        if not reason:
+            try:
+                result = entry.stat()
+            except FileNotFoundError:
+                reason = "is a link to nothing" if entry.is_symlink() else "went away"
+            except OSError as error:
+                reason = f"cannot be read: {error.strerror}"
+            else:
+                reason = _stat_objection(result)
+                if not reason:
+                    found = stat_of(result)
+                    self._hashed.update(b"%b\0%d %d %d %d\0" % (path.encode(), *found))
+                    return File(path, entry.path, found)
+        self._ignore(path, reason)
+        return None
+
+    def _ignore(self, path: str, reason: str) -> None:
+        self._hashed.update(f"{path}\0{reason}\0".encode())
+        self._tell(path, reason)
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -201,24 +251,6 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
     except OSError:
         # A link to itself.
         return False
-
-
-def _file(manifest: Manifest, entry: "os.DirEntry[str]", split: str, relative: str) -> File | None:
-    """The file, or None when it was set apart."""
-    reason = objection(relative)
-    if not reason:
-        try:
-            result = entry.stat()
-        except FileNotFoundError:
-            reason = "is a link to nothing" if entry.is_symlink() else "went away"
-        except OSError as error:
-            reason = f"cannot be read: {error.strerror}"
-        else:
-            reason = _stat_objection(result)
-            if not reason:
-                return File(f"{split}/{relative}", entry.path, stat_of(result))
-    manifest.ignore(f"{split}/{relative}", reason)
-    return None
 
 
 def _stat_objection(result: os.stat_result) -> str | None:

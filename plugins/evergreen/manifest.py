@@ -6,6 +6,7 @@ dataset and the listing of its destination, is in temporary tables of its own co
 """
 
 import hashlib
+import json
 import logging
 import sqlite3
 import time
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evergreen.listing import Page
+from evergreen.listing import Object
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ CREATE TABLE IF NOT EXISTS files (
   path TEXT PRIMARY KEY, size INT, mtime_ns INT, ctime_ns INT, inode INT, checksum TEXT, md5 TEXT, doubt TEXT
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS objects (path TEXT PRIMARY KEY, etag TEXT, checksum TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS last (id INTEGER PRIMARY KEY CHECK (id = 1), source TEXT, listing TEXT, found TEXT);
 """
 _RUN = """
 CREATE TEMP TABLE seen (
@@ -71,6 +73,16 @@ class File(NamedTuple):
     """The ETag that the file will have in S3, as far as ETags are MD5s."""
     doubt: str | None = None
     """Why it is hardly an image, although its name says so."""
+
+
+class Last(NamedTuple):
+    """The last sync that found nothing to do, or left nothing to do: what it saw, and what that comes to."""
+
+    source: str
+    """Digest of the files' paths and stats."""
+    listing: str
+    """Digest of the destination's listing."""
+    found: dict[str, Any]
 
 
 class Amount(NamedTuple):
@@ -136,6 +148,21 @@ class Manifest:
                 ],
             )
 
+    def found(self) -> dict[str, Any]:
+        """What there is to say of the dataset, in JSON of bounded size."""
+        return {
+            "version": self.version(),
+            "counts": self.counts(),
+            "ignored": self.ignored(),
+            "doubtful": self.doubtful(),
+            "duplicates": self.duplicates(),
+        }
+
+    def settled(self, began_ns: int) -> bool:
+        """Whether no file was touched so shortly before this time that another touch would not show."""
+        newest = self._one("SELECT max(max(mtime_ns, ctime_ns)) FROM seen")[0]
+        return bool(newest < began_ns - SETTLED_NS)
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Images per split and class."""
         counted: dict[str, dict[str, int]] = {}
@@ -183,7 +210,17 @@ class Manifest:
 
     # Its destination
 
-    def compare(self, pages: Iterable[Page]) -> Amount:
+    def last(self) -> Last | None:
+        row = self._one("SELECT source, listing, found FROM last")
+        return Last(row[0], row[1], json.loads(row[2])) if row else None
+
+    def remember(self, last: Last) -> None:
+        self.db.execute(
+            "INSERT OR REPLACE INTO last VALUES (1, ?, ?, ?)",
+            (last.source, last.listing, json.dumps(last.found)),
+        )
+
+    def compare(self, pages: Iterable[list[Object]]) -> Amount:
         """What of the dataset is not in this listing, or not as it should be."""
         with self._transaction():
             self.db.execute("DELETE FROM listed")

@@ -53,12 +53,10 @@ class SyncDatasetOperator(BaseOperator):
                     )
                 sent = sync.send()
                 # A file that changed meanwhile makes another version.
-                version = sync.manifest.version()
-                result |= {
-                    "version": version,
-                    "freshness": names.digest(version, plan.pipeline.model_dump_json()),
+                result = {
+                    **sync.found,
+                    "freshness": names.digest(sync.found["version"], plan.pipeline.model_dump_json()),
                     "uri": sync.uri,
-                    "counts": sync.manifest.counts(),
                     "sent": sent,
                     **sync.publish(anew=sent > 0),
                     "deleted": sync.delete_removed() if settings.delete_removed else 0,
@@ -71,14 +69,8 @@ class SyncDatasetOperator(BaseOperator):
 
     def _look(self, sync: Sync) -> dict[str, Any]:
         """What the report and the log say of the dataset."""
-        found: dict[str, Any] = {"version": sync.look()}
-        manifest = sync.manifest
-        found |= {
-            "ignored": manifest.ignored(),
-            "doubtful": manifest.doubtful(),
-            "duplicates": manifest.duplicates(),
-        }
-        for split, classes in manifest.counts().items():
+        found = sync.look()
+        for split, classes in found["counts"].items():
             self.log.info("%s: %d images in %d classes", split, sum(classes.values()), len(classes))
         for name, what in WARNINGS.items():
             if found[name]["count"]:

@@ -13,9 +13,9 @@ import os
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from evergreen import dataset, listing
 from evergreen.dataset import DatasetError, SyncError
-from evergreen.manifest import BATCH, Amount, File, Manifest
+from evergreen.manifest import BATCH, Amount, File, Last, Manifest
 from evergreen.progress import Progress, mib
 
 log = logging.getLogger(__name__)
@@ -104,24 +104,60 @@ class Sync:
     def uri(self) -> str:
         return f"s3://{self._bucket}/{self._root}/dataset"
 
-    def look(self) -> str:
-        """Everything of the dataset into the manifest; returns the version. Sends nothing.
+    def look(self) -> dict[str, Any]:
+        """Look at all of the dataset; returns what `Manifest.found` says of it. Sends nothing.
 
         :raises DatasetError: when no model can be trained on it.
         :raises SyncError: when it cannot be read, or not now.
         """
         # The destination is listed meanwhile.
         self._there = self._ahead(self._bucket, self._prefix, self.uri)
+        self._last = self.manifest.last()
+        if self._last and not isinstance(self._source, str):
+            if self._last.source == dataset.fingerprint(self._source, self._splits):
+                self.found = self._last.found
+                return self.found
+            self._last = None
+        self._fill()
+        return self.found
+
+    def _fill(self) -> None:
+        """The dataset into the manifest."""
+        self._began_ns = time.time_ns()
         if isinstance(self._source, str):
             pages = self._ahead(self._source_bucket, self._source_prefix, self._source)
-            dataset.look_at_listing(self.manifest, pages, self._splits, self._source)
+            objects = (page.objects() for page in pages)
+            dataset.look_at_listing(self.manifest, objects, self._splits, self._source)
         else:
-            dataset.look_at_folder(self.manifest, self._source, self._splits)
-        return self.manifest.version()
+            self._digest = dataset.look_at_folder(self.manifest, self._source, self._splits)
+        self.found = self.manifest.found()
 
     def compare(self) -> Amount:
         """How much has to be sent, against the listing that `look` began."""
-        changed = self.manifest.compare(self._there)
+        if self._last:
+            # The files are as they were at the last sync. If the listing is too, so is the answer.
+            if listing.digest(self._there) == self._last.listing:
+                return Amount(0, 0)
+            return self._look_closer()
+        return self._compare(self._there)
+
+    def _look_closer(self) -> Amount:
+        """Where what the last sync saw does not do."""
+        self._last = None
+        self._fill()
+        return self._compare(self._pages(self._bucket, self._prefix, self.uri))
+
+    def _compare(self, pages: Iterable[listing.Page]) -> Amount:
+        """With this listing, whose digest is remembered when nothing is left to do."""
+        hashed = hashlib.sha256()
+
+        def objects() -> Iterator[list[listing.Object]]:
+            for page in pages:
+                hashed.update(page.text)
+                yield page.objects()
+
+        changed = self.manifest.compare(objects())
+        self._listing = hashed.hexdigest()
         if changed.files and self.manifest.unexplained():
             self._read_published()
             changed = self.manifest.compare_again()
@@ -129,7 +165,8 @@ class Sync:
 
     def preview(self) -> dict[str, Any]:
         """What `send` and `delete_removed` would do now."""
-        changed, removed = self.compare(), self.manifest.removed()
+        changed = self._look_closer() if self._last else self.compare()
+        removed = self.manifest.removed()
         sent = [file.path for file in itertools.islice(self.manifest.changed(), EXAMPLES)]
         deleted = next(self.manifest.removed_paths(), [])[:EXAMPLES]
         return {
@@ -150,32 +187,47 @@ class Sync:
             if failures.moved:
                 with ThreadPoolExecutor(dataset.READERS) as pool:
                     dataset.read_again(self.manifest, failures.moved, pool)
-            before, changed = changed, self._compare_with_new_listing()
+            before = changed
+            changed = self._compare(self._pages(self._bucket, self._prefix, self.uri))
             fruitless = fruitless + 1 if changed.files >= before.files else 0
             if fruitless == FRUITLESS_ROUNDS or (fruitless and failures.in_a_row >= HOPELESS):
                 raise SyncError(self._stuck(changed, failures))
             if changed.files:
                 log.warning("%s files to send once more; the last: %s", f"{changed.files:,}", failures.last)
                 time.sleep(PAUSE_S)
+        if not self._last:
+            self._settle()
+        return sent
+
+    def _settle(self) -> None:
+        """All of the dataset is where it should be."""
         dataset.check(self.manifest.counts(), str(self._source))
         self.manifest.settle()
-        return sent
+        # A file that changed meanwhile made another version.
+        self.found = self.manifest.found()
+        if not isinstance(self._source, str) and self.manifest.settled(self._began_ns):
+            self.manifest.remember(Last(self._digest, self._listing, self.found))
 
     def publish(self, *, anew: bool) -> dict[str, Any]:
         """Write what belongs to the version: `dataset_uri`, and `manifests` with a ManifestFile for each split.
 
         :param anew: write it although it is there, since the objects' ETags are others now.
         """
-        version, counts = self.manifest.version(), self.manifest.counts()
+        version, counts = self.found["version"], self.found["counts"]
         base = f"{self._root}/dataset-versions/{version}"
         document = f"{base}/dataset.json"
-        # Written last: where it is, the others are.
-        if anew or not self._exists(document):
-            for split in dataset.SPLITS:
-                self._upload(f"{base}/{split}.manifest", partial(self._write_split, split))
-            self._upload(f"{base}/files.jsonl.gz", self._write_entries)
-            self._put(f"{self._root}/dataset-versions/latest.json", {"version": version})
-            self._put(document, {"version": version, "classes": sorted(counts["train"]), "counts": counts})
+        with _one_sentence(f"s3://{self._bucket}/{base}/ cannot be written"):
+            # Written last: where it is, the others are.
+            if anew or not self._exists(document):
+                if self._last:
+                    self._look_closer()
+                for split in dataset.SPLITS:
+                    self._upload(f"{base}/{split}.manifest", partial(self._write_split, split))
+                self._upload(f"{base}/files.jsonl.gz", self._write_entries)
+                self._put(f"{self._root}/dataset-versions/latest.json", {"version": version})
+                self._put(
+                    document, {"version": version, "classes": sorted(counts["train"]), "counts": counts}
+                )
         return {
             "dataset_uri": f"s3://{self._bucket}/{document}",
             "manifests": {split: f"s3://{self._bucket}/{base}/{split}.manifest" for split in dataset.SPLITS},
@@ -184,12 +236,15 @@ class Sync:
     def delete_removed(self) -> int:
         """Delete the objects of the dataset's folder that the dataset no longer has; how many they were."""
         deleted = 0
+        if self._last:
+            self._look_closer()
         for paths in self.manifest.removed_paths():
             # A thousand, which is the most that one request takes.
-            answer = self._client.delete_objects(
-                Bucket=self._bucket,
-                Delete={"Objects": [{"Key": self._prefix + path} for path in paths], "Quiet": True},
-            )
+            with _one_sentence(f"objects below {self.uri}/ cannot be deleted"):
+                answer = self._client.delete_objects(
+                    Bucket=self._bucket,
+                    Delete={"Objects": [{"Key": self._prefix + path} for path in paths], "Quiet": True},
+                )
             if errors := answer.get("Errors"):
                 raise SyncError(
                     f"dataset.delete_removed: {len(errors)} objects below {self.uri}/ could not be deleted "
@@ -309,16 +364,11 @@ class Sync:
     # The destination's listing
 
     def _ahead(self, bucket: str, prefix: str, where: str) -> Iterable[listing.Page]:
-        return self._closing.enter_context(listing.Ahead(self._pages(bucket, prefix, where)))
+        return self._closing.enter_context(listing.Ahead(self._client, self._pages(bucket, prefix, where)))
 
-    def _pages(self, bucket: str, prefix: str, where: str) -> Iterator[listing.Page]:
-        try:
+    def _pages(self, bucket: str, prefix: str, where: str) -> Generator[listing.Page]:
+        with _one_sentence(f"{where} cannot be listed"):
             yield from listing.pages(self._client, bucket, prefix)
-        except (BotoCoreError, ClientError) as error:
-            raise SyncError(f"{where} cannot be listed: {_said(error)}: {_advice(error)}") from error
-
-    def _compare_with_new_listing(self) -> Amount:
-        return self.manifest.compare(self._pages(self._bucket, self._prefix, self.uri))
 
     def _stuck(self, changed: Amount, failures: _Failures) -> str:
         return (
@@ -407,11 +457,19 @@ def _code(error: ClientError) -> str:
     return str(error.response["Error"]["Code"])
 
 
+@contextmanager
+def _one_sentence(what: str) -> Generator[None]:
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise SyncError(f"{what}: {_said(error)}: {_advice(error)}") from error
+
+
 def _said(error: Exception) -> str:
     return str(error).rstrip(".")
 
 
 def _advice(error: BotoCoreError | ClientError) -> str:
     if isinstance(error, ClientError) and error.response["ResponseMetadata"]["HTTPStatusCode"] < 500:
-        return "is the name right, and may Airflow's credentials do s3:ListBucket there?"
+        return "is the name right, and do Airflow's credentials allow it?"
     return "a retry goes on where this try was"

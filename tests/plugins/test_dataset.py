@@ -154,7 +154,7 @@ def test_only_files_that_were_touched_are_read_again(
 ) -> None:
     facts = tmp_path / "facts.sqlite"
     monkeypatch.setattr("evergreen.manifest.SETTLED_NS", -1)
-    read = []
+    read: list[str] = []
     original = dataset._read
     monkeypatch.setattr(dataset, "_read", lambda file: read.append(file.path) or original(file))
 

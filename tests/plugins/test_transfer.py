@@ -14,7 +14,7 @@ from typing import Any
 import boto3
 import pytest
 
-from evergreen import listing, transfer
+from evergreen import dataset, listing, transfer
 from evergreen.dataset import DatasetError, SyncError
 from evergreen.transfer import Sync
 from scripts.local_stack import BUCKET, REGION, REPOSITORY, Cloud
@@ -66,7 +66,7 @@ def sync(
         sent = syncing.send()
         published = syncing.publish(anew=sent > 0)
         deleted = syncing.delete_removed() if delete else 0
-        return {"version": syncing.manifest.version(), "sent": sent, "deleted": deleted, **published}
+        return {"version": syncing.found["version"], "sent": sent, "deleted": deleted, **published}
 
 
 def test_every_object_is_the_file(client: Any, folder: Path) -> None:
@@ -131,6 +131,44 @@ def test_an_object_that_was_overwritten_or_deleted_is_sent_again(client: Any, fo
     assert stored(client, "damaged/dataset/") == expected(folder)
 
 
+def test_what_is_as_it_was_needs_no_closer_look(
+    client: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The files may be as young as they are here.
+    monkeypatch.setattr("evergreen.manifest.SETTLED_NS", -(10**9))
+    facts = tmp_path / "facts.sqlite"
+    looks: list[int] = []
+    look = dataset.look_at_folder
+    monkeypatch.setattr(dataset, "look_at_folder", lambda *of: looks.append(1) or look(*of))
+
+    def again(**options: bool) -> tuple[int, dict[str, Any]]:
+        looks.clear()
+        result = sync(client, folder, "as-it-was", facts, **options)
+        return len(looks), result
+
+    _, first = again()
+    assert again() == (0, {**first, "sent": 0})
+    client.delete_object(Bucket=BUCKET, Key="as-it-was/dataset/train/katze/1.jpg")
+    assert again() == (1, {**first, "sent": 1})
+    assert again() == (0, {**first, "sent": 0})
+    document = first["dataset_uri"].removeprefix(f"s3://{BUCKET}/")
+    client.delete_object(Bucket=BUCKET, Key=document)
+    assert again() == (1, {**first, "sent": 0})
+    assert client.get_object(Bucket=BUCKET, Key=document)
+    (folder / "train/katze/1.jpg").rename(folder / "train/katze/2.jpg")
+    looked, renamed = again()
+    assert (looked, renamed["sent"]) == (1, 1)
+    assert renamed["version"] != first["version"]
+    with Sync(client, folder, SPLITS, BUCKET, "as-it-was", facts) as syncing:
+        assert syncing.look()["version"] == renamed["version"]
+        assert syncing.preview()["delete"]["examples"] == ["train/katze/1.jpg"]
+    assert again(delete=True) == (1, {**renamed, "sent": 0, "deleted": 1})
+    assert stored(client, "as-it-was/dataset/") == expected(folder)
+    (folder / "train/katze/3.jpg").write_bytes(b"")
+    with Sync(client, folder, SPLITS, BUCKET, "as-it-was", facts) as syncing:
+        assert syncing.look()["ignored"]["count"] == 1
+
+
 CHILD = """
 import sys
 from pathlib import Path
@@ -176,13 +214,13 @@ def stored_keys(client: Any, prefix: str) -> list[str]:
 
 def test_a_file_that_changes_after_the_look_is_looked_at_again(client: Any, folder: Path) -> None:
     with Sync(client, folder, SPLITS, BUCKET, "moved", None) as syncing:
-        before = syncing.look()
+        before = syncing.look()["version"]
         (folder / "train/katze/1.jpg").write_bytes(JPEG + b"something longer")
         (folder / "train/ein Hund/1.jpg").write_bytes(JPEG + b"train ein Hund 2.jpg")
         (folder / "test/katze/1.jpg").unlink()
         assert syncing.send() == 6 * len(NAMES) - 1
         syncing.publish(anew=True)
-        version = syncing.manifest.version()
+        version = syncing.found["version"]
         assert version != before
         assert syncing.manifest.ignored()["examples"] == [{"file": "test/katze/1.jpg", "reason": "went away"}]
     assert stored(client, "moved/dataset/") == expected(folder)
@@ -222,19 +260,19 @@ def test_a_class_that_goes_away_after_the_look_is_no_version(client: Any, folder
 
 def test_an_s3_prefix_is_a_source_too(client: Any, folder: Path, tmp_path: Path) -> None:
     for path in folder.rglob("*.*"):
-        client.upload_file(str(path), BUCKET, f"elsewhere/pets/{path.relative_to(folder).as_posix()}")
-    client.put_object(Bucket=BUCKET, Key="elsewhere/pets/train/../../stolen.jpg", Body=JPEG)
+        client.upload_file(str(path), BUCKET, f"elsewhere/cats/{path.relative_to(folder).as_posix()}")
+    client.put_object(Bucket=BUCKET, Key="elsewhere/cats/train/../../stolen.jpg", Body=JPEG)
     (tmp_path / "large.jpg").write_bytes(JPEG + os.urandom(9 << 20))
-    client.upload_file(str(tmp_path / "large.jpg"), BUCKET, "elsewhere/pets/train/katze/large.jpg")
-    source = f"s3://{BUCKET}/elsewhere/pets"
-    first = sync(client, source, "from-s3", tmp_path / "facts.sqlite")
+    client.upload_file(str(tmp_path / "large.jpg"), BUCKET, "elsewhere/cats/train/katze/large.jpg")
+    source = f"s3://{BUCKET}/elsewhere/cats"
+    first = sync(client, source, "copied", tmp_path / "facts.sqlite")
     assert first["sent"] == 6 * len(NAMES) + 1
     large = {"train/katze/large.jpg": (tmp_path / "large.jpg").read_bytes()}
-    assert stored(client, "from-s3/dataset/") == expected(folder) | large
-    assert sync(client, source, "from-s3", tmp_path / "facts.sqlite") == {**first, "sent": 0}
-    assert sync(client, source, "from-s3") == {**first, "sent": 0}
-    client.put_object(Bucket=BUCKET, Key="elsewhere/pets/train/katze/1.jpg", Body=JPEG + b"train KATZE 1.jpg")
-    assert sync(client, source, "from-s3")["sent"] == 1
+    assert stored(client, "copied/dataset/") == expected(folder) | large
+    assert sync(client, source, "copied", tmp_path / "facts.sqlite") == {**first, "sent": 0}
+    assert sync(client, source, "copied") == {**first, "sent": 0}
+    client.put_object(Bucket=BUCKET, Key="elsewhere/cats/train/katze/1.jpg", Body=JPEG + b"train KATZE 1.jpg")
+    assert sync(client, source, "copied")["sent"] == 1
 
 
 def test_an_object_that_changes_after_the_look_is_named(client: Any, folder: Path) -> None:
