@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 # botocore keeps 10 connections per client unless told otherwise.
 CONCURRENCY = 10
+WARNINGS = {
+    "ignored": "files are no images in a class folder",
+    "doubtful": "files do not look like images inside",
+    "duplicates": "contents lie in more than one split, which makes the test look better than it is",
+}
 
 
 class SyncDatasetOperator(BaseOperator):
@@ -90,13 +95,6 @@ class SyncDatasetOperator(BaseOperator):
         raise AirflowSkipException(
             f"dry run: {preview['send']['count']} files to send, {preview['delete']['count']} to delete"
         )
-
-
-WARNINGS = {
-    "ignored": "files are no images in a class folder",
-    "doubtful": "files do not look like images inside",
-    "duplicates": "contents lie in more than one split, which makes the test look better than it is",
-}
 
 
 def upload_source(plan: Plan, aws_conn_id: str = "aws_default") -> dict[str, str]:

@@ -50,13 +50,11 @@ class Moved(Exception):  # ruff: ignore[error-suffix-on-exception-name] - no err
 
 @dataclass
 class _Failures:
-    count: int = 0
     in_a_row: int = 0
     last: str = ""
     moved: list[File] = field(default_factory=list)
 
     def add(self, file: File, error: Exception) -> None:
-        self.count += 1
         if isinstance(error, Moved):
             self.moved.append(file)
             self.last = f"{file.source} changes while it is sent"
@@ -112,14 +110,19 @@ class Sync:
         """
         # The destination is listed meanwhile.
         self._there = self._ahead(self._bucket, self._prefix, self.uri)
-        self._last = self.manifest.last()
-        if self._last and not isinstance(self._source, str):
-            if self._last.source == dataset.fingerprint(self._source, self._splits):
-                self.found = self._last.found
-                return self.found
-            self._last = None
-        self._fill()
+        self._last = self._untouched()
+        if self._last:
+            self.found = self._last.found
+        else:
+            self._fill()
         return self.found
+
+    def _untouched(self) -> Last | None:
+        """What the last sync saw, when no file was touched since."""
+        if isinstance(self._source, str):
+            return None
+        last = self.manifest.last()
+        return last if last and last.source == dataset.fingerprint(self._source, self._splits) else None
 
     def _fill(self) -> None:
         """The dataset into the manifest."""
@@ -142,10 +145,17 @@ class Sync:
         return self._compare(self._there)
 
     def _look_closer(self) -> Amount:
-        """Where what the last sync saw does not do."""
+        """Fill the manifest that is empty since all is as the last sync saw it."""
         self._last = None
         self._fill()
         return self._compare(self._pages(self._bucket, self._prefix, self.uri))
+
+    def _look_closer_at_the_same(self) -> None:
+        """The same after `send`, when only the version that it found will do."""
+        if self._last:
+            version = self.found["version"]
+            if self._look_closer().files or self.found["version"] != version:
+                raise SyncError(f"dataset.source: {self._source} changed while it was synced: sync again")
 
     def _compare(self, pages: Iterable[listing.Page]) -> Amount:
         """With this listing, whose digest is remembered when nothing is left to do."""
@@ -213,14 +223,13 @@ class Sync:
 
         :param anew: write it although it is there, since the objects' ETags are others now.
         """
-        version, counts = self.found["version"], self.found["counts"]
+        version, counts = str(self.found["version"]), self.found["counts"]
         base = f"{self._root}/dataset-versions/{version}"
         document = f"{base}/dataset.json"
         with _one_sentence(f"s3://{self._bucket}/{base}/ cannot be written"):
             # Written last: where it is, the others are.
             if anew or not self._exists(document):
-                if self._last:
-                    self._look_closer()
+                self._look_closer_at_the_same()
                 for split in dataset.SPLITS:
                     self._upload(f"{base}/{split}.manifest", partial(self._write_split, split))
                 self._upload(f"{base}/files.jsonl.gz", self._write_entries)
@@ -236,8 +245,7 @@ class Sync:
     def delete_removed(self) -> int:
         """Delete the objects of the dataset's folder that the dataset no longer has; how many they were."""
         deleted = 0
-        if self._last:
-            self._look_closer()
+        self._look_closer_at_the_same()
         for paths in self.manifest.removed_paths():
             # A thousand, which is the most that one request takes.
             with _one_sentence(f"objects below {self.uri}/ cannot be deleted"):
@@ -286,7 +294,7 @@ class Sync:
                     running[pool.submit(self._way(file), file)] = file
                     if len(running) >= 2 * CONCURRENCY:
                         collect(wait(running, return_when=FIRST_COMPLETED).done)
-                    if failures.in_a_row >= HOPELESS:
+                    if failures.in_a_row >= HOPELESS or len(failures.moved) >= BATCH:
                         break
                 collect(wait(running).done)
             finally:

@@ -16,6 +16,7 @@ import pytest
 
 from evergreen import dataset, listing, transfer
 from evergreen.dataset import DatasetError, SyncError
+from evergreen.manifest import Last, Manifest
 from evergreen.transfer import Sync
 from scripts.local_stack import BUCKET, REGION, REPOSITORY, Cloud
 
@@ -179,7 +180,7 @@ client = boto3.client(
     config=CLIENT_CONFIG,
 )
 splits = {"train": "train", "validation": "valid", "test": "test"}
-with Sync(client, Path(sys.argv[2]), splits, sys.argv[3], "killed", Path(sys.argv[4])) as sync:
+with Sync(client, Path(sys.argv[2]), splits, sys.argv[3], sys.argv[4], Path(sys.argv[5])) as sync:
     sync.look()
     sync.publish(anew=sync.send() > 0)
 """
@@ -190,7 +191,7 @@ def test_a_killed_sync_goes_on_where_it_was(cloud: Cloud, client: Any, folder: P
         (folder / f"train/katze/{number:03}.jpg").write_bytes(JPEG + str(number).encode())
     total, there = len(expected(folder)), 0
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "plugins")}
-    command = [sys.executable, "-c", CHILD, cloud.aws, folder, BUCKET, tmp_path / "facts.sqlite"]
+    command = [sys.executable, "-c", CHILD, cloud.aws, folder, BUCKET, "killed", tmp_path / "facts.sqlite"]
     for _ in range(3):
         process = subprocess.Popen(command, env=environment)
         before, deadline = there, time.monotonic() + 30
@@ -210,6 +211,17 @@ def test_a_killed_sync_goes_on_where_it_was(cloud: Cloud, client: Any, folder: P
 def stored_keys(client: Any, prefix: str) -> list[str]:
     answer = client.list_objects_v2(Bucket=BUCKET, Prefix=prefix)
     return [item["Key"] for item in answer.get("Contents", [])]
+
+
+def test_two_syncs_at_once_do_not_disturb_each_other(
+    cloud: Cloud, client: Any, folder: Path, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "plugins")}
+    command = [sys.executable, "-c", CHILD, cloud.aws, folder, BUCKET, "twice", tmp_path / "facts.sqlite"]
+    processes = [subprocess.Popen(command, env=environment) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert stored(client, "twice/dataset/") == expected(folder)
+    assert sync(client, folder, "twice", tmp_path / "facts.sqlite")["sent"] == 0
 
 
 def test_a_file_that_changes_after_the_look_is_looked_at_again(client: Any, folder: Path) -> None:
@@ -265,6 +277,9 @@ def test_an_s3_prefix_is_a_source_too(client: Any, folder: Path, tmp_path: Path)
     (tmp_path / "large.jpg").write_bytes(JPEG + os.urandom(9 << 20))
     client.upload_file(str(tmp_path / "large.jpg"), BUCKET, "elsewhere/cats/train/katze/large.jpg")
     source = f"s3://{BUCKET}/elsewhere/cats"
+    # What is known of a folder says nothing of a prefix.
+    with Manifest(tmp_path / "facts.sqlite") as manifest:
+        manifest.remember(Last("", listing.digest([]), {"version": "of a folder"}))
     first = sync(client, source, "copied", tmp_path / "facts.sqlite")
     assert first["sent"] == 6 * len(NAMES) + 1
     large = {"train/katze/large.jpg": (tmp_path / "large.jpg").read_bytes()}
