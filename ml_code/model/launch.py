@@ -49,6 +49,7 @@ def run(script: Path, argv: Sequence[str], arguments: Sequence[str], failure: Pa
     :raises LaunchError: when a process ended without writing `failure`.
     """
     from torch.distributed import run as torchrun  # takes a tenth of a second; most jobs are of one process
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     try:
@@ -60,6 +61,8 @@ def run(script: Path, argv: Sequence[str], arguments: Sequence[str], failure: Pa
                 f"process {first.local_rank} of this host ended with status {first.exitcode}"
             ) from error
         return 1
+    except SignalException as end:  # the job is stopped, or another host has failed
+        return 128 + end.sigval
     return 0
 
 
