@@ -1,7 +1,7 @@
 """The served model's four functions, as SageMaker's PyTorch serving contract names them.
 
     model_fn(model_dir) -> model      once, at start
-    input_fn(body, content_type)      bytes of an image file -> an RGB image
+    input_fn(body, content_type)      bytes of an image file -> the same, looked at
     predict_fn(image, model)          -> probabilities
     output_fn(prediction, accept)     -> JSON, docs/contracts.md
 
@@ -17,7 +17,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from data.decoding import NAMES, UnreadableImageError, decode, sniff
+from data.decoding import NAMES, UnreadableImageError, check, sniff
 from model.artifact import LoadedModel, load_model
 
 TOP_K = 5
@@ -40,8 +40,10 @@ def model_fn(model_dir: str) -> LoadedModel:
     return load_model(Path(model_dir))
 
 
-def input_fn(request_body: bytes, content_type: str) -> Image:
-    """The image, upright and in RGB. The format is read from the bytes: clients send PNG as image/jpeg.
+def input_fn(request_body: bytes, content_type: str) -> bytes:
+    """The image file, looked at but not decoded: how much of it is needed, the model knows.
+
+    The format is read from the bytes: clients send PNG as image/jpeg.
 
     :raises UnsupportedMediaTypeError: when the content type, or the content, is no image's.
     :raises UnreadableImageError: when it is one and cannot be decoded.
@@ -53,15 +55,20 @@ def input_fn(request_body: bytes, content_type: str) -> Image:
         raise UnreadableImageError(f"the request has no body: send the bytes of a {NAMES} image")
     if sniff(request_body) is None:
         raise UnsupportedMediaTypeError(f"the body is no {NAMES} image")
-    return decode(request_body)
+    check(request_body)
+    return request_body
 
 
-def predict_fn(image: Image, model: LoadedModel) -> Prediction:
+def predict_fn(image: bytes | Image, model: LoadedModel) -> Prediction:
+    """:raises UnreadableImageError: when the image turns out to be cut short or damaged."""
     return predict_batch([image], model)[0]
 
 
-def predict_batch(images: Sequence[Image], model: LoadedModel) -> list[Prediction]:
-    """One forward pass for all, by the preprocessing that the model was trained with."""
+def predict_batch(images: Sequence[bytes | Image], model: LoadedModel) -> list[Prediction]:
+    """One forward pass for all, by the preprocessing that the model was trained with.
+
+    :raises UnreadableImageError: see `predict_fn`.
+    """
     batch = torch.stack([model.preprocessing(image) for image in images])
     return [Prediction(row, model) for row in model.predict_proba(batch)]
 

@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -37,21 +39,41 @@ def sniff(content: bytes) -> str | None:
     return next((kind for signature, kind in _SIGNATURES.items() if content.startswith(signature)), None)
 
 
-def decode(content: bytes) -> Image.Image:
+def check(content: bytes) -> None:
+    """Look at the head of a file, which costs a hundredth of decoding it.
+
+    :raises UnreadableImageError: with the reason, unless it is an image's.
+    """
+    with _opened(content):
+        pass
+
+
+def decode(content: bytes, enough: int | None = None) -> Image.Image:
     """The image as RGB, upright, eight bits a channel, transparent parts on white.
 
     Truncated files are errors (Pillow's switch to fill them up stays off): half an image is a wrong image. So are
     animations and files of several pages: which of their pictures the label is for, nobody knows.
 
+    :param enough: pixels of the shorter side that will do. A JPEG's decoder can leave out what is finer by a power of
+        two, which takes a quarter of the time for 12 megapixels.
     :raises UnreadableImageError: with the reason.
     """
+    with _opened(content) as image:
+        if enough is not None:
+            image.draft(None, (enough, enough))
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+@contextmanager
+def _opened(content: bytes) -> Generator[Image.Image]:
+    """The image, not decoded yet; what Pillow raises meanwhile becomes one sentence."""
     if not content:
         raise UnreadableImageError("the file is empty")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.format in _ONE_FRAME and (frames := getattr(image, "n_frames", 1)) > 1:
                 raise UnreadableImageError(f"it holds {frames} pictures, not one")
-            return _to_rgb(ImageOps.exif_transpose(image))
+            yield image
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.decoding import UnreadableImageError, decode
+from data.decoding import UnreadableImageError
 from data.preprocessing import Preprocessing
 from data.views import ONE_VIEW, Views
 
@@ -147,7 +147,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         """uint8 [K, 3, S, S]: the image is decoded once for all."""
         file = self.listing.samples[index][0]
         try:
-            image = decode((self.root / file).read_bytes())
+            image = self.preprocessing.decode((self.root / file).read_bytes())
         except UnreadableImageError as error:
             raise UnreadableImageError(f"{file}: {error}") from error
         except OSError as error:

@@ -99,7 +99,7 @@ class Forward:
     """
 
     def __init__(self, trunk: nn.Module, preprocessing: Preprocessing, target: torch.device) -> None:
-        self._trunk = channels_last(fold_batch_norms(trunk).to(target))
+        self.trunk = channels_last(fold_batch_norms(trunk).to(target))
         self._preprocessing, self._target = preprocessing, target
         self._bfloat16 = target.type == "cuda" and torch.cuda.is_bf16_supported()
 
@@ -113,7 +113,7 @@ class Forward:
             torch.autocast(self._target.type, dtype=torch.bfloat16, enabled=self._bfloat16),
         ):
             images = self._preprocessing.normalize(pictures).to(memory_format=torch.channels_last)
-            features: Tensor = self._trunk(images)
+            features: Tensor = self.trunk(images)
         features = features.to("cpu", torch.float32 if features.ndim == 2 else torch.float16)
         # A copy outside inference mode: autograd refuses tensors made inside it.
         return features.contiguous().clone().view(*views.shape[:2], *features.shape[1:])

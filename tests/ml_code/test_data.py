@@ -111,6 +111,17 @@ def test_bombs_are_refused_where_warnings_are_not_errors(tmp_path: Path) -> None
     assert "more than 89,478,485 pixels" in printed.stdout
 
 
+def test_a_jpeg_is_decoded_as_far_as_is_needed() -> None:
+    smooth = photo(8, 8).resize((1600, 1200), Image.Resampling.BICUBIC)
+    content = encoded(smooth, "JPEG", quality=95)
+    assert decode(content, 512).size == (800, 600)
+    assert decode(content, 700).size == (1600, 1200)
+    assert decode(encoded(smooth, "PNG"), 512).size == (1600, 1200)
+    preprocessing = Preprocessing(224, 256)
+    difference = preprocessing.crop(content).int() - preprocessing.crop(decode(content)).int()
+    assert difference.abs().max() <= 5
+
+
 def test_other_bytes_have_no_format() -> None:
     assert sniff(b"RIFF....WAVE") is None
     assert sniff(b"<svg/>") is None

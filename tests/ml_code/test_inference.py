@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.images import UnreadableImageError
+from data.images import ImageDataset, UnreadableImageError, list_images, read_batches
 from tests.ml_code.conftest import TrainedModel
 
 
@@ -33,8 +33,6 @@ def test_answer_is_the_contracts(model: inference.LoadedModel, digits: Path) -> 
 def test_serving_preprocesses_byte_for_byte_like_training(
     model: inference.LoadedModel, digits: Path, extracted: Path
 ) -> None:
-    from data.images import ImageDataset, list_images, read_batches
-
     root = digits / "test"
     dataset = ImageDataset(root, list_images(root, model.classes), model.preprocessing)
     crops = torch.cat([batch.views[:, 0] for batch in read_batches(dataset, 16)])
@@ -46,10 +44,31 @@ def test_serving_preprocesses_byte_for_byte_like_training(
         assert served.numpy().tobytes() == dataset[index][0].numpy().tobytes()
 
 
+def test_large_photographs_are_served_as_they_are_trained_on(
+    model: inference.LoadedModel, tmp_path: Path
+) -> None:
+    """Both leave out what is too fine: a 2,000 pixel photograph is decoded at an eighth for 32 pixels."""
+    photograph = Image.effect_noise((2000, 1600), 90).convert("RGB")
+    for label in ("0", "1"):
+        (tmp_path / label).mkdir()
+        photograph.save(tmp_path / label / "large.jpg")
+    dataset = ImageDataset(tmp_path, list_images(tmp_path), model.preprocessing)
+    assert model.preprocessing.decode((tmp_path / "0/large.jpg").read_bytes()).size == (250, 200)
+    served = model.preprocessing(inference.input_fn((tmp_path / "0/large.jpg").read_bytes(), ""))
+    assert served.numpy().tobytes() == dataset[0][0].numpy().tobytes()
+
+
 def test_png_sent_as_jpeg_is_read(model: inference.LoadedModel) -> None:
     file = io.BytesIO()
     Image.new("L", (32, 32)).save(file, "PNG")
-    assert inference.input_fn(file.getvalue(), "image/jpeg").mode == "RGB"
+    assert inference.predict_fn(inference.input_fn(file.getvalue(), "image/jpeg"), model)
+
+
+def test_an_image_that_is_cut_short_has_no_answer(model: inference.LoadedModel, digits: Path) -> None:
+    content = (digits / "test/1/000.jpg").read_bytes()
+    body = inference.input_fn(content[: len(content) // 2], "image/jpeg")
+    with pytest.raises(UnreadableImageError, match="truncated"):
+        inference.predict_fn(body, model)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What benchmarks run in the ML environment."""
