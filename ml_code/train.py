@@ -17,7 +17,7 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from data.preprocessing import Preprocessing
 from model import artifact, launch
 from model.batches import step_sizes
 from model.checkpoint import Checkpoints, fingerprint
@@ -150,14 +151,13 @@ def fit(material: Material, settings: Hyperparameters, job: Job, group: Group) -
         # One layer's steps are too small to share: with two threads they take 0.7 ms each on an idle machine,
         # and 25 ms where another job keeps a core busy.
         torch.set_num_threads(1)
+    if train.inputs.ndim > 3:
+        artifact.channels_last(network.tail)
     network.tail.to(target)
     clock = StepClock(target)
     criterion = build_criterion(settings, train.labels, len(material.manifest["classes"]))
     trainer = Trainer(network.tail, criterion, settings, target, clock, group)
-    if train.inputs.dtype == torch.uint8:
-        trainer.prepare = material.preprocessing.normalize
-    elif train.inputs.dtype == torch.float16:
-        trainer.prepare = Tensor.float
+    trainer.prepare = preparation(train.inputs, material.preprocessing)
     hook, hook_errors = attach_hook(trainer, settings, job) if group.first else (None, [])
     if state:
         epochs = len(state["epochs"])
@@ -185,6 +185,14 @@ def fit(material: Material, settings: Hyperparameters, job: Job, group: Group) -
     if whitening:
         whitening.fold(network.fc)
     return best
+
+
+def preparation(inputs: Tensor, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
+    """From some of a split's inputs, on the device, to the tail's: float32, and channels last where it has any."""
+    convert = preprocessing.normalize if inputs.dtype == torch.uint8 else Tensor.float
+    if inputs.ndim == 3:
+        return convert
+    return lambda rows: convert(rows).contiguous(memory_format=torch.channels_last)
 
 
 def attach_hook(

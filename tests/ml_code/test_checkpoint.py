@@ -45,9 +45,9 @@ def kill(place: Place, chance: random.Random, *arguments: str) -> None:
     ("kills", "arguments"),
     [
         (2, ("--epochs", "12", "--warmup-epochs", "1.5", "--label-smoothing", "0.1")),
-        # Batch norms, dropout, another optimizer, and a checkpoint of 50 MB, which a kill may well find half written.
-        (1, ("--epochs", "5", "--lr", "0.001", "--optimizer", "adamw", "--arch", "mobilenet_v3_large", "--tail",
-             "all", "--weights", "none", "--image-size", "32")),
+        # Batch norms, dropout, another optimizer, and a larger checkpoint, which a kill may find half written.
+        (1, ("--epochs", "3", "--batch-size", "80", "--lr", "0.001", "--optimizer", "adamw", "--tail", "all",
+             "--arch", "mobilenet_v3_large", "--weights", "none", "--image-size", "32")),
     ],
     ids=["fc", "all"],
 )  # fmt: skip
