@@ -102,6 +102,11 @@ class Sync:
     def uri(self) -> str:
         return f"s3://{self._bucket}/{self._root}/dataset"
 
+    @property
+    def _document(self) -> str:
+        """Key of what is written last of a version: where it is, the rest is."""
+        return f"{self._root}/dataset-versions/{self.found['version']}/dataset.json"
+
     def look(self) -> dict[str, Any]:
         """Look at all of the dataset; returns what `Manifest.found` says of it. Sends nothing.
 
@@ -113,6 +118,9 @@ class Sync:
         self._last = self._untouched()
         if self._last:
             self.found = self._last.found
+            # While the listing comes; `publish` will ask.
+            pool = self._closing.enter_context(ThreadPoolExecutor(1))
+            self._published = pool.submit(self._exists, self._document)
         else:
             self._fill()
         return self.found
@@ -224,11 +232,11 @@ class Sync:
         :param anew: write it although it is there, since the objects' ETags are others now.
         """
         version, counts = str(self.found["version"]), self.found["counts"]
-        base = f"{self._root}/dataset-versions/{version}"
-        document = f"{base}/dataset.json"
+        document = self._document
+        base = document.rpartition("/")[0]
         with _one_sentence(f"s3://{self._bucket}/{base}/ cannot be written"):
-            # Written last: where it is, the others are.
-            if anew or not self._exists(document):
+            there = self._published.result() if self._last else self._exists(document)
+            if anew or not there:
                 self._look_closer_at_the_same()
                 for split in dataset.SPLITS:
                     self._upload(f"{base}/{split}.manifest", partial(self._write_split, split))
