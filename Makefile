@@ -56,7 +56,7 @@ test: check $(VENV)/toolkit/.installed
 test-rooms:
 	$(CLOUD) -m pytest tests/local_sagemaker
 	$(ML) -m pytest tests/ml_code
-	$(AIRFLOW) -m pytest tests/plugins tests/dags tests/scripts
+	$(AIRFLOW) -m pytest tests/plugins tests/dags tests/scripts tests/docs
 	$(AIRFLOW) -m pytest tests/sdk
 
 test-end-to-end:
