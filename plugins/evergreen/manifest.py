@@ -26,6 +26,7 @@ BUSY_S = 120
 # A file changed twice within one tick of the file system's clock, to the same size, keeps its stat.
 SETTLED_NS = 2_000_000_000
 
+# The file outlives the code: what comes to mean something else needs another name.
 _FACTS = """
 CREATE TABLE IF NOT EXISTS files (
   path TEXT PRIMARY KEY, size INT, mtime_ns INT, ctime_ns INT, inode INT, checksum TEXT, md5 TEXT, doubt TEXT
