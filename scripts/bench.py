@@ -33,6 +33,8 @@ def main() -> None:
     name = sys.argv[2] if len(sys.argv) > 2 else ""
     if name not in available:
         sys.exit(f"NAME is one of: {', '.join(available)}")
+    # What is measured is imported as Airflow does.
+    sys.path.append("plugins")
     module = importlib.import_module(f"{'.'.join(folder.parts)}.{name.replace('-', '_')}")
     result = {"name": name, **module.run()}
     print(json.dumps(result))
