@@ -162,9 +162,7 @@ def _document(
             },
             "serving": context.get("champion"),
             "run": context["run"],
-            **{
-                key: context.get(key) for key in ("dataset", "features", "weights", "tuning", "code", "gate")
-            },
+            **{key: context.get(key) for key in ("dataset", "features", "weights", "tuning", "code", "gate")},
             "unreadable": [
                 *training.unreadable,
                 *({"split": "test", **entry} for entry in challenger.predictions.unreadable),
