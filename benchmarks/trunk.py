@@ -33,7 +33,7 @@ def run() -> dict[str, Any]:
             check=True,
         )
     path = ":".join(map(str, (REPOSITORY, REPOSITORY / "ml_code", ONNX)))
-    command = [ML, "-W", "ignore", "-m", "benchmarks.ml.trunk"]
+    command = [str(ML), "-W", "ignore", "-m", "benchmarks.ml.trunk"]
     said = subprocess.run(
         command, cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE"},
         check=True, stdout=subprocess.PIPE, text=True,
