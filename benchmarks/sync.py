@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scripts.bench import conditions
+from scripts.bench import conditions, uv
 from scripts.local_stack import REGION, REPOSITORY, Cloud, Stack
 
 FILES, COLD_ROUNDS, NOOP_ROUNDS = 10_000, 3, 7
@@ -216,13 +216,12 @@ def _million() -> dict[str, float]:
 
 def _install_aws() -> None:
     if not AWS.exists():
-        uv = shutil.which("uv") or REPOSITORY / "var/venv/uv/bin/uv"
         python = AWS.with_name("python")
         subprocess.run(
-            [uv, "venv", "-q", "--allow-existing", "--python", sys.executable, AWS.parents[1]], check=True
+            [uv(), "venv", "-q", "--allow-existing", "--python", sys.executable, AWS.parents[1]], check=True
         )
         subprocess.run(
-            [uv, "pip", "install", "-q", "--compile-bytecode", "--python", python, "awscli"], check=True
+            [uv(), "pip", "install", "-q", "--compile-bytecode", "--python", python, "awscli"], check=True
         )
 
 

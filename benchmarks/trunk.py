@@ -19,7 +19,7 @@ import os
 import subprocess
 from typing import Any
 
-from scripts.bench import conditions
+from scripts.bench import conditions, uv
 from scripts.local_stack import REPOSITORY
 
 ML = REPOSITORY / "var/venv/ml/bin/python"
@@ -29,7 +29,7 @@ ONNX = REPOSITORY / "var/venv/onnx"
 def run() -> dict[str, Any]:
     if not ONNX.exists():
         subprocess.run(
-            ["uv", "pip", "install", "-q", "--python", ML, "--target", ONNX, "onnxruntime", "onnx"],
+            [uv(), "pip", "install", "-q", "--python", str(ML), "--target", str(ONNX), "onnxruntime", "onnx"],
             check=True,
         )
     path = ":".join(map(str, (REPOSITORY, REPOSITORY / "ml_code", ONNX)))

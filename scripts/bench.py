@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import platform
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,11 @@ def conditions(*packages: str, **more: Any) -> dict[str, Any]:
         **{package: version(package) for package in packages},
         **more,
     }
+
+
+def uv() -> str:
+    """The installer, as the Makefile finds it."""
+    return shutil.which("uv") or "var/venv/uv/bin/uv"
 
 
 def main() -> None:
