@@ -7,9 +7,8 @@ turns at the same local S3, each in a fresh process whose start is part of its t
 first sync, then syncs with nothing to do; medians. Ours runs as the operator runs it, without Airflow around it.
 `in_a_task` is what the step adds to a task, which has started Python and imported botocore anyway; `aws s3 sync` as a
 task is a process of its own, so the bound is on this ratio, and that of the two whole processes stands beside it. The
-memory is the peak of a fresh
-process's resident pages: first sync and nothing to do for up to 100,000 files, and a listing of 1,000,000 objects
-compared with an equal one without any S3.
+memory is the peak of a fresh process's resident pages: first sync and nothing to do for up to 100,000 files, and a
+listing of 1,000,000 objects compared with an equal one without any S3.
 """
 
 import json
