@@ -43,7 +43,11 @@ class SyncDatasetOperator(BaseOperator):
         plan = Plan.model_validate(context["ti"].xcom_pull(task_ids="plan"))
         hook = S3Hook(aws_conn_id=self.aws_conn_id)
         settings = plan.pipeline.dataset
-        source = settings.source if settings.source.startswith("s3://") else local_folder(settings.source)
+        source = (
+            settings.source
+            if settings.source.startswith("s3://")
+            else source_code.local_path(settings.source)
+        )
         client = hook.get_client_type(config=hook.config.merge(CLIENT_CONFIG))
         splits = settings.splits.model_dump()
         try:
@@ -120,11 +124,6 @@ def upload_source(plan: Plan, aws_conn_id: str = "aws_default") -> dict[str, str
         "archive": f"s3://{plan.bucket}/{archive_key}",
         "source": plan.uri("code", code.hash, "src/"),
     }
-
-
-def local_folder(source: str) -> Path:
-    """A folder as the pipeline file names it: absolute, or relative to the repository."""
-    return source_code.REPOSITORY / Path(source).expanduser()
 
 
 def facts_file(plan: Plan) -> Path:
