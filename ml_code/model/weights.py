@@ -1,5 +1,6 @@
 """Where a backbone's weights come from: a seed, torchvision, or a file."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from data.preprocessing import Preprocessing
 from model import architectures
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
+_OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\b")
 
 
 def backbone(arch: str, weights: str, seed: int, file: Path | None = None) -> nn.Module:
@@ -29,7 +31,7 @@ def backbone(arch: str, weights: str, seed: int, file: Path | None = None) -> nn
     if weights == "none":
         return network
     if file is None and (enum := _torchvision(arch, weights)):
-        network.load_state_dict(download(enum))
+        network.load_state_dict(_renamed(download(enum)))
         return network
     _load(network, arch, file or Path(weights))
     return network
@@ -76,10 +78,11 @@ def download(enum: models.WeightsEnum) -> dict[str, Tensor]:
     :raises ValueError: with what to do where there is no network, or the hash is wrong.
     """
     try:
-        state: dict[str, Tensor] = enum.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
+        state: dict[str, Tensor] = enum.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except Exception as error:  # unpickling has no error type of its own
+        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"weights {enum} could not be fetched ({error}): fetch {enum.url} where there is a network, and set "
+            f"weights {enum} could not be fetched ({reason}): fetch {enum.url} where there is a network, and set "
             "model.weights to the file or to its s3:// address"
         ) from error
     return state
@@ -103,8 +106,16 @@ def _load(network: nn.Module, arch: str, file: Path) -> None:
         raise ValueError(f"weights file {file} holds a {type(state).__name__}, not a state dict")
     head = f"{architectures.HEADS[arch]}."
     own = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(head)}
-    state = {name: tensor for name, tensor in state.items() if not name.startswith(head)} | own
+    state = {name: tensor for name, tensor in _renamed(state).items() if not name.startswith(head)} | own
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"weights file {file} does not fit arch {arch}: {error}") from error
+
+
+def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """DenseNet's published weights have names from when modules could be called `norm.1`.
+
+    https://github.com/pytorch/vision/blob/main/torchvision/models/densenet.py, `_load_state_dict`
+    """
+    return {_OLD_NAME.sub(r"\1\2", name): tensor for name, tensor in state.items()}

@@ -68,6 +68,16 @@ def test_other_weights_than_the_name_says_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_code_in_published_weights_is_not_run(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(torch.nn.Linear(2, 2), published)
+    named = f"resnet18-{hashlib.sha256(published.read_bytes()).hexdigest()[:8]}.pth"
+    publish(published.rename(published.with_name(named)), monkeypatch)
+    assert fetch(tmp_path / "out") == 1
+    assert "could not be fetched" in capsys.readouterr().err
+
+
 def test_without_a_network_one_sentence_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """Splits, weights, the artefact and the whitened head."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -77,6 +78,20 @@ def test_weights_come_from_files(tmp_path: Path, suffix: str) -> None:
     assert torch.equal(weights.backbone("resnet18", str(file), 0).conv1.weight, state["conv1.weight"])
     with pytest.raises(ValueError, match="does not fit arch resnet34"):
         weights.backbone("resnet34", str(file), 0)
+
+
+def test_densenets_published_names_are_understood(tmp_path: Path) -> None:
+    state = weights.backbone("densenet121", "none", 3).state_dict()
+    old = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): value
+        for name, value in state.items()
+    }
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    save_file(old, tmp_path / "weights.safetensors")
+    loaded = weights.backbone("densenet121", str(tmp_path / "weights.safetensors"), 0).state_dict()
+    assert all(
+        torch.equal(loaded[name], value) for name, value in state.items() if not name.startswith("classifier")
+    )
 
 
 def test_pickled_code_is_not_run(tmp_path: Path) -> None:
