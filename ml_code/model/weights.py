@@ -80,7 +80,7 @@ def download(enum: models.WeightsEnum) -> dict[str, Tensor]:
     try:
         state: dict[str, Tensor] = enum.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except Exception as error:  # unpickling has no error type of its own
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"weights {enum} could not be fetched ({reason}): fetch {enum.url} where there is a network, and set "
             "model.weights to the file or to its s3:// address"
