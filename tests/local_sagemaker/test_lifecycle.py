@@ -100,10 +100,12 @@ def test_the_ports_of_a_killed_service_are_to_be_had_at_once(tmp_path: Path) -> 
     service = psutil.Process(cloud.process.pid)
     (keeper,) = [child for child in service.children() if any("keeper" in part for part in child.cmdline())]
     keeper.suspend()  # what the service leaves behind is still there when it starts again
-    cloud.end(signal.SIGKILL)
-    assert any("ministack" in command for command in commands_of(cloud.state))
-    again = Cloud(tmp_path / "state", port=cloud.port("sagemaker"), aws_port=cloud.port("aws"))
-    keeper.kill()
+    try:
+        cloud.end(signal.SIGKILL)
+        assert any("ministack" in command for command in commands_of(cloud.state))
+        again = Cloud(tmp_path / "state", port=cloud.port("sagemaker"), aws_port=cloud.port("aws"))
+    finally:
+        keeper.resume()  # it ends what is left, as it would have
     assert again.s3.list_buckets()["Buckets"]
     assert again.end() == 0
 
