@@ -36,9 +36,8 @@ for number in range(int(sys.argv[2])):
     pixels = drawn.integers(0, 256, (4, 4, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC).save(f"{sys.argv[1]}/{number}.jpg")
 """
-# A quarter of a row of features: more would be something kept of every image, not names, labels and the allocator's
-# moods, which are some 20 MiB either way.
-MOST_BYTES_PER_IMAGE = 512
+# More would be a list of something for each image.
+MOST_BYTES_PER_IMAGE = 200
 MIB = 1 << 20
 
 
