@@ -30,8 +30,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
-from debugger.rules import evaluate
-from debugger.rules.verdict import Policy, Verdict
+from rules import Outputs, evaluate
+from rules.verdict import Policy, Verdict
 from report.document import SCHEMA, finite, validate, write_json
 from report.illustrate import illustrate
 from report.models import Tested, against_champion, run_model, unpack
@@ -109,7 +109,8 @@ def assess(
         with clock.stage("unpack"):
             unpacked = unpack(training_output / "output.tar.gz", scratch / "training")
         with clock.stage("rules"):
-            verdicts = evaluate(unpacked / "debug-output", context["rules"])
+            outputs = Outputs(unpacked / "debug-output", unpacked / "profiler-output")
+            verdicts = evaluate(outputs, context["rules"])
         with clock.stage("training output"):
             training = read_training_output(unpacked)
             if (unpacked / "profiler-output").is_dir():

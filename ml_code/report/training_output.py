@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from debugger.rules.tensors import Mode, Point, SavedTensors
-from debugger.rules.verdict import NotEvaluatedError
+from rules.debug.saved_tensors import Mode, Point, SavedTensors
+from rules.verdict import NotEvaluatedError
 from report.system_metrics import SystemMetric, read_system_metrics
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from debugger.rules import Verdict
+from rules import Verdict
 
 Status = Literal["passed", "failed", "warned", "not applicable"]
 

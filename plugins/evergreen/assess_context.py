@@ -56,7 +56,7 @@ def build(
         "code": {"hash": code["hash"], "git_revision": plan.git_revision},
         "rules": {
             name: rule.model_dump()
-            for name, rule in (plan.pipeline.debugger.rules if plan.pipeline.debugger.enabled else {}).items()
+            for name, rule in (plan.pipeline.rules if plan.pipeline.debugger.enabled else {}).items()
         },
         "gate": {
             "minimum_accuracy": gate.minimum_accuracy,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from debugger.rules import Verdict
+from rules import Verdict
 from report.verdict import Gate, decide
 
 GATE = Gate(minimum_accuracy=0.9, champion_margin=0.02, confidence=0.95)

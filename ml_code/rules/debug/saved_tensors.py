@@ -11,7 +11,7 @@ import numpy.typing as npt
 from smdebug import modes
 from smdebug.trials import create_trial
 
-from debugger.rules.verdict import NotEvaluatedError
+from rules.verdict import NotEvaluatedError
 
 Mode = Literal["TRAIN", "EVAL", "GLOBAL"]
 Array = npt.NDArray[np.floating[Any]]

@@ -15,8 +15,8 @@ from smdebug import SaveConfig, SaveConfigMode, modes
 from smdebug.pytorch import Hook
 from torch import nn
 
-from debugger.rules import RULES, Verdict, evaluate
-from debugger.rules.tensors import Point, evaluation_passes
+from rules import RULES, Outputs, Verdict, evaluate
+from rules.debug.saved_tensors import Point, evaluation_passes
 
 FEATURES, CLASSES, WIDTH = 12, 3, 24
 EVERYTHING = ("weights", "gradients", "biases", "losses", "relu_input")
@@ -53,7 +53,7 @@ class Recorded:
     variances: list[dict[str, float]] = field(default_factory=list)
 
     def verdict(self, name: str, **parameters: str) -> Verdict:
-        return evaluate(self.folder, {name: {"policy": "fail", "parameters": parameters}})[0]
+        return evaluate(Outputs(self.folder), {name: {"policy": "fail", "parameters": parameters}})[0]
 
 
 def run(
@@ -137,7 +137,7 @@ def constant(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
 
 
 def test_a_healthy_run_has_no_issues(healthy: Recorded) -> None:
-    verdicts = evaluate(healthy.folder)
+    verdicts = evaluate(Outputs(healthy.folder))
     assert {verdict.name: verdict.status for verdict in verdicts} == dict.fromkeys(RULES, "NoIssuesFound"), [
         verdict.detail for verdict in verdicts
     ]
@@ -304,7 +304,7 @@ def test_missing_tensors_name_the_collection(overfitted: Recorded, rule: str, mi
 
 
 def test_no_output_at_all_leaves_every_rule_unevaluated(tmp_path: Path) -> None:
-    verdicts = evaluate(tmp_path / "absent")
+    verdicts = evaluate(Outputs(tmp_path / "absent"))
     assert {verdict.status for verdict in verdicts} == {"NotEvaluated"}
     assert all("hook" in verdict.detail for verdict in verdicts)
 
@@ -334,8 +334,8 @@ def test_passes_are_found_by_the_training_between_them() -> None:
 
 
 def test_the_command_line_prints_json(healthy: Recorded) -> None:
-    code = Path(__file__).parents[2] / "ml_code"
-    command = [sys.executable, "-m", "debugger.rules", str(healthy.folder), "--rules", '{"Overfit": {}}']
+    code = Path(__file__).parents[3] / "ml_code"
+    command = [sys.executable, "-m", "rules", str(healthy.folder), "--rules", '{"Overfit": {}}']
     done = subprocess.run(command, cwd=code, capture_output=True, text=True, check=True)
     (verdict,) = json.loads(done.stdout[done.stdout.index("[\n") :])
     assert (verdict["name"], verdict["status"], verdict["policy"]) == ("Overfit", "NoIssuesFound", "warn")

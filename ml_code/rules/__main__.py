@@ -1,7 +1,7 @@
 """Evaluate the debugger rules from the command line.
 
-    python -m debugger.rules DEBUG_OUTPUT_DIR
-    python -m debugger.rules DEBUG_OUTPUT_DIR --rules '{"Overfit": {"parameters": {"patience": "2"}}}'
+    python -m rules DEBUG_OUTPUT_DIR
+    python -m rules DEBUG_OUTPUT_DIR --rules '{"Overfit": {"parameters": {"patience": "2"}}}'
 
 Prints the verdicts as JSON. About 3 s for the five rules over 400 steps of a small tail, most of it
 imports. Exit status 0 whatever the verdicts are: they are the answer.
@@ -13,7 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
-from debugger.rules import evaluate
+from rules import Outputs, evaluate
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
         "--rules", type=json.loads, help="JSON of context.json's `rules`; all, with defaults, when left out"
     )
     arguments = parser.parse_args()
-    verdicts = evaluate(arguments.debug_output, arguments.rules)
+    verdicts = evaluate(Outputs(arguments.debug_output), arguments.rules)
     print(json.dumps([verdict.as_json() for verdict in verdicts], indent=2))
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from debugger.rules.tensors import EvaluationPass, Mode, Point, SavedTensors, evaluation_passes
-from debugger.rules.verdict import Finding, NotEvaluatedError
+from rules.debug.saved_tensors import EvaluationPass, Mode, Point, SavedTensors, evaluation_passes
+from rules.verdict import Finding, NotEvaluatedError
 
 Series = Sequence[Point | EvaluationPass]
 

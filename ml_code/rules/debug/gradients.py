@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from debugger.rules.tensors import SavedTensors
-from debugger.rules.verdict import Finding, NotEvaluatedError
+from rules.debug.saved_tensors import SavedTensors
+from rules.verdict import Finding, NotEvaluatedError
 
 _SAVE_GRADIENTS = "add the `gradients` collection to the debugger hook"
 

@@ -1,6 +1,6 @@
 """One rule as a job beside a training job: what a RuleEvaluatorImage is for the local cloud.
 
-    RULE_CONFIG=ruleconfig.json RULE_STATUS=rule-status.json python -m debugger.rules.job
+    RULE_CONFIG=ruleconfig.json RULE_STATUS=rule-status.json python -m rules.job
 
 Waits until the training job has ended, evaluates the rule named by RuleParameters.rule_to_invoke, writes the verdict
 to OutputPath/verdict.json and to RULE_STATUS {"Status": "NoIssuesFound"|"IssuesFound"|"Error", "Details": "…"}; a rule
@@ -23,11 +23,12 @@ def main() -> None:
     while not Path(config["TrainingEndedPath"]).exists():
         time.sleep(POLL_SECONDS)
     # Not before: it takes 150 MB, and most of a rule job's life is waiting.
-    from debugger.rules import evaluate
+    from rules import Outputs, evaluate
 
     parameters = config["RuleParameters"]
     name = parameters.get("rule_to_invoke", config["RuleConfigurationName"])
-    verdict = evaluate(Path(config["DebugOutputPath"]), {name: {"parameters": parameters}})[0].as_json()
+    outputs = Outputs(Path(config["DebugOutputPath"]), Path(config["ProfilerOutputPath"]))
+    verdict = evaluate(outputs, {name: {"parameters": parameters}})[0].as_json()
     Path(config["OutputPath"], "verdict.json").write_text(json.dumps(verdict, indent=1))
     status = "Error" if verdict["status"] == "NotEvaluated" else verdict["status"]
     Path(os.environ["RULE_STATUS"]).write_text(json.dumps({"Status": status, "Details": verdict["detail"]}))
