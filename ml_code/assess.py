@@ -30,8 +30,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
-from rules import Outputs, evaluate
-from rules.verdict import Policy, Verdict
 from report.document import SCHEMA, finite, validate, write_json
 from report.illustrate import illustrate
 from report.models import Tested, against_champion, run_model, unpack
@@ -40,6 +38,8 @@ from report.pictures import smoke_sample
 from report.predictions import Predictions
 from report.training_output import TrainingOutput, read_training_output
 from report.verdict import Gate, decide
+from rules import Outputs, evaluate
+from rules.verdict import Policy, Verdict
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn", "scipy", "smdebug")
 # What the page asks for, for a context that does not name the training job.

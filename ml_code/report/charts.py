@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from rules.debug.saved_tensors import Point, evaluation_passes
 from report.svg import INK, MUTED, SERIES, Chart, figure, inline, styled
 from report.system_metrics import SystemMetric
+from rules.debug.saved_tensors import Point, evaluation_passes
 
 LossSeries = Mapping[str, Sequence[Point]]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from report.system_metrics import SystemMetric, read_system_metrics
 from rules.debug.saved_tensors import Mode, Point, SavedTensors
 from rules.verdict import NotEvaluatedError
-from report.system_metrics import SystemMetric, read_system_metrics
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from rules.debug import DEBUG_RULES
+from rules.debug.catalogue import DEBUG_RULES
 from rules.debug.saved_tensors import SavedTensors
-from rules.profiler import PROFILER_RULES
-from rules.verdict import Finding, NotEvaluatedError, Status, Verdict, build_rule
+from rules.profiler.catalogue import PROFILER_RULES
+from rules.verdict import NotEvaluatedError, Status, Verdict, build_rule
 
-
-class Rule(Protocol):
-    """A frozen dataclass whose fields are the rule's parameters."""
-
-    def check(self, source: Any) -> Finding:
-        """Say what is wrong with the saved tensors, or with the profile; raise NotEvaluatedError when they do not tell."""
-
-
+# Each is a frozen dataclass whose fields are the rule's parameters. Its `check(tensors)`, or `check(profile)`, returns a
+# Finding, or raises NotEvaluatedError when what there is does not tell.
 RULES: dict[str, type[Any]] = {rule.__name__: rule for rule in (*DEBUG_RULES, *PROFILER_RULES)}
 _PROFILER_NAMES = {rule.__name__ for rule in PROFILER_RULES}
 
@@ -60,8 +54,8 @@ def _verdict(name: str, settings: Mapping[str, Any], source: Callable[[], Any]) 
     try:
         if name not in RULES:
             raise NotEvaluatedError(f"there is no rule {name}; there are {', '.join(RULES)}")
-        rule: Rule = build_rule(RULES[name], given)
-        given = dataclasses.asdict(rule)  # type: ignore[call-overload]
+        rule: Any = build_rule(RULES[name], given)
+        given = dataclasses.asdict(rule)
         found = rule.check(source())
     except Exception as error:  # one rule's crash must not hide the others' verdicts
         return Verdict(name, "NotEvaluated", _reason(error), None, None, None, None, policy, given)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
 # AWS gives 1,000 at once whatever is asked; servers that sort the whole bucket for each page give what is asked.
-PAGE_SIZE = 2_500
+PAGE_SIZE = 5_000
 # With a star for s3 it comes before boto3's own handler, which parses the answer to see whether it is an error.
 BEFORE_PARSING = "before-parse.*.ListObjectsV2"
 # What a request may take until it is on its way.

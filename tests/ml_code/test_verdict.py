@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from rules import Verdict
 from report.verdict import Gate, decide
+from rules import Verdict
 
 GATE = Gate(minimum_accuracy=0.9, champion_margin=0.02, confidence=0.95)
 

@@ -2,7 +2,3 @@
 
 # Before any module of this package imports smdebug, whatever order a formatter gives their imports.
 from debugger import compat as compat
-from rules.debug.gradients import PoorWeightInitialization, VanishingGradient
-from rules.debug.losses import LossNotDecreasing, Overfit, Overtraining
-
-DEBUG_RULES = (VanishingGradient, PoorWeightInitialization, LossNotDecreasing, Overfit, Overtraining)

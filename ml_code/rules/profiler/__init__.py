@@ -1,3 +1,1 @@
 """Profiler rules, over system metrics and step times. Their names and parameters are those of AWS's built-in rules."""
-
-PROFILER_RULES = ()
