@@ -14,8 +14,8 @@ from rules.debug.saved_tensors import SavedTensors
 from rules.profiler.catalogue import PROFILER_RULES
 from rules.verdict import NotEvaluatedError, Status, Verdict, build_rule
 
-# Each is a frozen dataclass whose fields are the rule's parameters. Its `check(tensors)`, or `check(profile)`, returns a
-# Finding, or raises NotEvaluatedError when what there is does not tell.
+# Each is a frozen dataclass whose fields are the rule's parameters. Its `check(tensors)`, or `check(profile)`, returns
+# a Finding, or raises NotEvaluatedError when what there is does not tell.
 RULES: dict[str, type[Any]] = {rule.__name__: rule for rule in (*DEBUG_RULES, *PROFILER_RULES)}
 _PROFILER_NAMES = {rule.__name__ for rule in PROFILER_RULES}
 
