@@ -7,6 +7,7 @@
 --test             the test split, an ImageFolder; nothing before this job has seen it
 --context          context.json: run, dataset, tuning, champion, rules and gate, written by the DAG
 --champion         folder that holds model.tar.gz of the model now serving; left out when nothing serves
+--debug-output, --profiler-output   what SageMaker itself uploaded of them; otherwise output.tar.gz has them
 --output           where report.html, report.json, rules.json, predictions.jsonl, smoke/ and more go
 
 Prints one line per stage with its seconds, and the decision last. The exit status says whether there is
@@ -17,6 +18,7 @@ ResNet18, 360 images of 64 x 64 with a champion take about 12 s, half of it impo
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import platform
 import shutil
@@ -38,10 +40,12 @@ from report.pictures import smoke_sample
 from report.predictions import Predictions
 from report.training_output import TrainingOutput, read_training_output
 from report.verdict import Gate, decide
-from rules import Outputs, evaluate
+from rules import Outputs, actions, evaluate
+from rules.managed import overrule
 from rules.verdict import Policy, Verdict
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn", "scipy", "smdebug")
+NOTHING = Outputs()
 # What the page asks for, for a context that does not name the training job.
 _NO_TRAINING = dict.fromkeys(("name", "instance_type", "seconds", "billable_seconds", "hyperparameters"))
 
@@ -66,8 +70,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("model", "training-output", "test", "context", "champion", "output"):
-        parser.add_argument(f"--{name}", type=Path, required=name != "champion")
+    for name in ("model", "training-output", "test", "context", "output"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("champion", "debug-output", "profiler-output"):
+        parser.add_argument(f"--{name}", type=Path)
     arguments = parser.parse_args()
     assess(
         arguments.model,
@@ -76,6 +82,7 @@ def main() -> None:
         read_context(arguments.context),
         arguments.champion,
         arguments.output,
+        Outputs(arguments.debug_output, arguments.profiler_output),
     )
 
 
@@ -100,21 +107,27 @@ def assess(
     context: dict[str, Any],
     champion: Path | None,
     output: Path,
+    platform: Outputs = NOTHING,
 ) -> dict[str, Any]:
-    """Do it all, write everything below `output` and return report.json's document."""
+    """Do it all, write everything below `output` and return report.json's document.
+
+    :param platform: what SageMaker uploaded of the training's debugger and profiler; the rest is in its archive.
+    """
     clock, gate = Clock(), Gate(**context["gate"])
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         with clock.stage("unpack"):
             unpacked = unpack(training_output / "output.tar.gz", scratch / "training")
+        outputs = Outputs(
+            platform.debug or unpacked / "debug-output", platform.profiler or unpacked / "profiler-output"
+        )
         with clock.stage("rules"):
-            outputs = Outputs(unpacked / "debug-output", unpacked / "profiler-output")
-            verdicts = evaluate(outputs, context["rules"])
+            verdicts = judge(outputs, context, output)
         with clock.stage("training output"):
-            training = read_training_output(unpacked)
-            if (unpacked / "profiler-output").is_dir():
-                shutil.copytree(unpacked / "profiler-output", output / "profiler-output", dirs_exist_ok=True)
+            training = read_training_output(unpacked, outputs)
+            if outputs.profiler and outputs.profiler.is_dir():
+                shutil.copytree(outputs.profiler, output / "profiler-output", dirs_exist_ok=True)
         with clock.stage("challenger"):
             challenger = run_model(model / "model.tar.gz", test, scratch / "challenger", gate.confidence)
         rival = None
@@ -130,6 +143,27 @@ def assess(
     for reason in verdict["reasons"]:
         print(f"  {reason}", flush=True)
     return report
+
+
+def judge(outputs: Outputs, context: dict[str, Any], output: Path) -> list[Verdict]:
+    """The verdicts on context.json's rules, ProfilerReport's page, and messages to those who wait for one."""
+    verdicts = evaluate(outputs, context["rules"])
+    managed = context.get("managed_rules")
+    if managed is not None:
+        return overrule(verdicts, managed)
+    return [_tell(verdict, context["rules"][verdict.name].get("notify", [])) for verdict in verdicts]
+
+
+def _tell(verdict: Verdict, receivers: Sequence[str]) -> Verdict:
+    """Send the finding to its receivers; the verdict says so where that failed."""
+    if verdict.status != "IssuesFound" or not receivers:
+        return verdict
+    messages = [
+        {"name": "sms" if receiver.startswith("+") else "email", "endpoint": receiver}
+        for receiver in receivers
+    ]
+    problems = actions.carry_out(verdict.name, json.dumps(messages), verdict.detail)
+    return dataclasses.replace(verdict, detail=" ".join([verdict.detail, *problems]))
 
 
 def _document(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from report.system_metrics import SystemMetric, read_system_metrics
+from rules import Outputs
 from rules.debug.saved_tensors import Mode, Point, SavedTensors
 from rules.verdict import NotEvaluatedError
 
@@ -38,11 +39,14 @@ class TrainingOutput:
         }
 
 
-def read_training_output(folder: Path) -> TrainingOutput:
-    """Read an unpacked output.tar.gz. Raises ValueError for a file that is there and not JSON."""
+def read_training_output(folder: Path, outputs: Outputs) -> TrainingOutput:
+    """Read an unpacked output.tar.gz, and what debugger and profiler wrote.
+
+    Raises ValueError for a file that is there and not JSON.
+    """
     history = _json(folder / "history.json") or {}
-    system, broken = read_system_metrics(folder / "profiler-output")
-    losses, losses_reason = _losses(folder / "debug-output")
+    system, broken = read_system_metrics(outputs.profiler or folder)
+    losses, losses_reason = _losses(outputs.debug or folder)
     return TrainingOutput(
         history=history.get("epochs", []),
         hook_errors=history.get("hook_errors", []),

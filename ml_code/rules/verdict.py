@@ -91,7 +91,7 @@ class Verdict:
 
 
 # What AWS's request carries beside the rule's own parameters.
-_FOREIGN = {"rule_to_invoke", "base_trial", "action_json", "scan_interval_us"}
+FOREIGN = {"rule_to_invoke", "base_trial", "action_json", "scan_interval_us", "source_s3_uri"}
 
 
 def build_rule(rule: type[R], parameters: Mapping[str, str]) -> R:
@@ -103,7 +103,7 @@ def build_rule(rule: type[R], parameters: Mapping[str, str]) -> R:
     given: dict[str, Any] = {}
     names = [one.name for one in dataclasses.fields(rule)]  # type: ignore[arg-type]
     for key, text in parameters.items():
-        if key in _FOREIGN:
+        if key in FOREIGN:
             continue
         if key not in names:
             raise ValueError(f"{rule.__name__} has no parameter {key!r}; it has {', '.join(sorted(names))}")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from evergreen import debugger
 from evergreen.plan import Plan
 
 
@@ -54,10 +55,8 @@ def build(
         },
         "champion": champion,
         "code": {"hash": code["hash"], "git_revision": plan.git_revision},
-        "rules": {
-            name: rule.model_dump()
-            for name, rule in (plan.pipeline.rules if plan.pipeline.debugger.enabled else {}).items()
-        },
+        "rules": {name: rule.model_dump() for name, rule in debugger.rules(plan).items()},
+        "managed_rules": debugger.statuses(training) if debugger.is_managed(plan) else None,
         "gate": {
             "minimum_accuracy": gate.minimum_accuracy,
             "champion_margin": gate.champion_margin,

@@ -8,6 +8,8 @@ each value; the DAG's chain runs every one of them before.
 import hashlib
 import json
 import math
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +27,10 @@ from airflow.providers.amazon.aws.operators.sagemaker import (
     serialize,
 )
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from botocore.exceptions import ClientError
 
-from evergreen import assess_context, durable, endpoints, features, names, requests
+from evergreen import assess_context, debugger, durable, endpoints, features, names, requests
 from evergreen.plan import Plan
 from evergreen.source_code import local_path
 
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 # Largest difference between the endpoint's probability and the offline one: other library versions in the
 # serving image move it by rounding, another model or preprocessing by much more.
 SMOKE_TOLERANCE = 0.01
+# Rules that SageMaker evaluates end minutes after the training: how long they are waited for, and how often looked at.
+RULES_LIMIT_S, RULES_PAUSE_S = 1800, 5
 
 
 class FromPlan(SageMakerBaseOperator):
@@ -214,7 +219,10 @@ class TuneOperator(PlannedJob, SageMakerTuningOperator):
 
 
 class RetrainOperator(PlannedJob, SageMakerTrainingOperator):
-    """The best trial's hyperparameters again, under debugger and profiler. Returns `{"Training": …}`."""
+    """The best trial's hyperparameters again, under debugger and profiler. Returns `{"Training": …}`.
+
+    Where SageMaker evaluates the rules, the task ends when they have ended too.
+    """
 
     kind = durable.TRAINING
 
@@ -229,6 +237,39 @@ class RetrainOperator(PlannedJob, SageMakerTrainingOperator):
         except ValueError as error:
             raise AirflowFailException(str(error)) from error
         return self.run_job(context)
+
+    def _create(self, context: "Context") -> None:
+        if debugger.is_managed(self.plan):
+            assert self.job_name
+            self.config |= debugger.managed(self.plan, self.job_name, str(self.hook.conn_region_name))
+        super()._create(context)
+
+    def _result(self, description: dict[str, Any]) -> dict[str, Any]:
+        return super()._result(self._after_rules(description, time.time() + RULES_LIMIT_S))
+
+    def rules_complete(
+        self, context: "Context", job_name: str, limit: float, event: Any = None
+    ) -> dict[str, Any]:
+        """Another look at the rules, after a deferred pause."""
+        self.pull(context)
+        self.job_name = job_name
+        return super()._result(self._after_rules(self.kind.describe(self.hook, job_name), limit))
+
+    def _after_rules(self, description: dict[str, Any], limit: float) -> dict[str, Any]:
+        """The job when none of its rules is being evaluated, or when it is `limit`, an epoch time."""
+        while (names := debugger.pending(description)) and time.time() < limit:
+            self.log.info("%s: rules are still evaluated: %s", self.job_name, ", ".join(names))
+            if self.deferrable:
+                self.defer(
+                    trigger=TimeDeltaTrigger(timedelta(seconds=self.check_interval)),
+                    method_name="rules_complete",
+                    kwargs={"job_name": self.job_name, "limit": limit},
+                )
+            time.sleep(RULES_PAUSE_S)
+            description = self.kind.describe(self.hook, description["TrainingJobName"])
+        for status in debugger.statuses(description):
+            self.log.info("rule %s: %s %s", status["name"], status["status"], status["details"])
+        return description
 
 
 class AssessOperator(PlannedJob, SageMakerProcessingOperator):
@@ -248,9 +289,25 @@ class AssessOperator(PlannedJob, SageMakerProcessingOperator):
         document = assess_context.build(plan, champion=champion, **inputs)
         self.s3.load_string(json.dumps(document, indent=1), context_uri, replace=True)
         self.config = requests.assess(
-            plan, inputs["dataset"], inputs["code"], inputs["training"], champion, context_uri
-        )
+            plan, inputs["dataset"], inputs["code"], inputs["training"], champion, context_uri,
+            self._platform_outputs(inputs["training"]["Training"]),
+        )  # fmt: skip
         return self.run_job(context)
+
+    def _platform_outputs(self, training: dict[str, Any]) -> dict[str, str]:
+        """What SageMaker uploaded for debugger and profiler, where there is any: an empty input fails a job."""
+        if not debugger.is_managed(self.plan):
+            return {}
+        uris = {
+            name: f"{self.plan.run_uri}/{training['TrainingJobName']}/{name}"
+            for name in ("debug-output", "profiler-output")
+        }
+        places = {name: self.s3.parse_s3_url(uri) for name, uri in uris.items()}
+        return {
+            name: uris[name]
+            for name, (bucket, key) in places.items()
+            if self.s3.list_keys(bucket, prefix=f"{key}/", max_items=1)
+        }
 
     def _result(self, description: dict[str, Any]) -> dict[str, Any]:
         plan = self.plan

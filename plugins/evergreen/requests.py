@@ -4,9 +4,9 @@ Each returns the keyword arguments of one boto3 call, without the job's name (th
 retry may need the next one) and with `RoleArn` as the plan has it (the provider expands a name to an ARN).
 """
 
-import json
 from typing import Any
 
+from evergreen import debugger
 from evergreen.plan import Plan
 
 Request = dict[str, Any]
@@ -73,8 +73,12 @@ def assess(
     training: dict[str, Any],
     champion: dict[str, Any] | None,
     context_uri: str,
+    platform_outputs: dict[str, str] | None = None,
 ) -> Request:
-    """CreateProcessingJob: rules, test-set evaluation against the champion, report."""
+    """CreateProcessingJob: rules, test-set evaluation against the champion, report.
+
+    :param platform_outputs: `debug-output` and `profiler-output` → where SageMaker put them, in managed mode.
+    """
     model_data = training["Training"]["ModelArtifacts"]["S3ModelArtifacts"]
     arguments = {name: f"{PROCESSING}/input/{name}" for name in ("model", "training-output", "test")}
     arguments |= {"context": f"{PROCESSING}/input/context/context.json", "output": f"{PROCESSING}/output"}
@@ -84,9 +88,10 @@ def assess(
         _input("test", dataset["manifests"]["test"], manifest=True),
         _input("context", context_uri),
     ]
-    if champion:
-        arguments["champion"] = f"{PROCESSING}/input/champion"
-        inputs.append(_input("champion", champion["model_data"]))
+    optional = {"champion": champion["model_data"]} if champion else {}
+    for name, uri in {**optional, **(platform_outputs or {})}.items():
+        arguments[name] = f"{PROCESSING}/input/{name}"
+        inputs.append(_input(name, uri))
     return _processing(plan, code, "assess.py", arguments, inputs, {"report": assess_uri(plan)})
 
 
@@ -155,15 +160,13 @@ def retrain(
 ) -> Request:
     """CreateTrainingJob with the best trial's hyperparameters, debugger hook and profiler on.
 
-    Every try of a run has the same place for its checkpoints, so that the job which replaces one that failed goes
-    on where that one was.
+    What `debugger.managed` adds takes the job's name. Every try of a run has the same place for its checkpoints, so
+    that the job which replaces one that failed goes on where that one was.
     """
-    hyperparameters = _static_hyperparameters(plan, code, weights) | best_hyperparameters(tuning["Tuning"])
-    hyperparameters["profiler-interval-ms"] = str(plan.pipeline.profiler.interval_ms)
-    if plan.pipeline.debugger.enabled:
-        hyperparameters["debug-hook-config"] = json.dumps(debug_hook_config(plan), separators=(",", ":"))
     return {
-        "HyperParameters": hyperparameters,
+        "HyperParameters": _static_hyperparameters(plan, code, weights)
+        | best_hyperparameters(tuning["Tuning"])
+        | debugger.hyperparameters(plan),
         **_training(plan, dataset, features, weights, plan.pipeline.compute.training_instance_count),
         "CheckpointConfig": {"S3Uri": f"{plan.run_uri}/checkpoints", "LocalPath": CHECKPOINTS},
         # The toolkit in AWS's images has no variable for it.
@@ -186,30 +189,6 @@ def best_hyperparameters(tuning: dict[str, Any]) -> dict[str, str]:
             "objective; see the trials' logs"
         )
     return {name: value.strip('"') for name, value in best["TunedHyperParameters"].items()}
-
-
-def debug_hook_config(plan: Plan) -> dict[str, Any]:
-    """The source documents' hook: losses at every step, weights, gradients and biases at an interval."""
-    debugger = plan.pipeline.debugger
-    interval = {
-        "train.save_interval": str(debugger.train_save_interval),
-        "eval.save_interval": str(debugger.eval_save_interval),
-    }
-    collections: dict[str, dict[str, str]] = {
-        "losses": {"train.save_interval": "1", "eval.save_interval": "1"},
-        "gradients": interval,
-        "weights": interval,
-        "biases": interval,
-        "relu_input": {"include_regex": ".*relu_input", **interval},
-    }
-    return {
-        "S3OutputPath": plan.run_uri,
-        "HookParameters": {"train.save_interval": "100", "eval.save_interval": "10"},
-        "CollectionConfigurations": [
-            {"CollectionName": name, "CollectionParameters": parameters}
-            for name, parameters in collections.items()
-        ],
-    }
 
 
 def model(plan: Plan, model_data: str) -> Request:

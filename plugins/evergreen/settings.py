@@ -18,10 +18,17 @@ Architecture = Literal[
 # Airflow's presets that are no cron aliases.
 AIRFLOW_SCHEDULES = frozenset({"@once", "@continuous", "@quarterly"})
 
-# smdebug counts steps in these modes; AWS's names for the rules.
-RuleName = Literal[
-    "VanishingGradient", "PoorWeightInitialization", "LossNotDecreasing", "Overfit", "Overtraining"
-]
+# AWS's names. ml_code/rules has the rules; a test holds the lists together.
+DebugRuleName = Literal[
+    "VanishingGradient", "ExplodingTensor", "PoorWeightInitialization", "LossNotDecreasing", "Overfit", "Overtraining",
+    "DeadRelu", "SaturatedActivation", "WeightUpdateRatio", "AllZero", "UnchangedTensor", "TensorVariance",
+    "ClassImbalance", "Confusion", "StalledTrainingRule", "CheckInputImages",
+]  # fmt: skip
+ProfilerRuleName = Literal[
+    "ProfilerReport", "LowGPUUtilization", "BatchSize", "CPUBottleneck", "IOBottleneck", "Dataloader",
+    "GPUMemoryIncrease", "MemoryLeak", "LoadBalancing", "MaxInitializationTime", "StepOutlier", "OverallSystemUsage",
+    "OverallFrameworkMetrics",
+]  # fmt: skip
 
 
 class SettingsError(ValueError):
@@ -226,19 +233,33 @@ class Tuning(Settings):
 
 
 class Rule(Settings):
+    """`parameters` are AWS's for the rule. With policy `fail` a rule that finds an issue, or cannot be evaluated,
+    holds the model. At an issue `stop_training` ends the retraining early, and `notify` sends a message by Amazon SNS.
+    """
+
     policy: Literal["fail", "warn", "ignore"] = "warn"
     parameters: dict[str, str] = {}
+    stop_training: bool = False
+    notify: list[Annotated[str, Field(pattern=r"^(\S+@\S+\.\S+|\+\d{5,15})$")]] = Field(
+        default=[], description="E-mail addresses, and telephone numbers such as +491701234567."
+    )
 
 
 class Debugger(Settings):
-    """smdebug in the retraining, and the rules that `assess` evaluates over its tensors."""
+    """smdebug in the retraining, and the rules over what it saves."""
 
     enabled: bool = Field(
         default=True, title="Debugger", description="Save tensors in the retraining and judge them by rules."
     )
+    mode: Literal["self", "managed"] = Field(
+        default="self",
+        title="Rules are evaluated by",
+        description="'self': by the assess job. 'managed': by SageMaker beside the training, which AWS offers to "
+        "accounts that used Debugger before July 2026.",
+    )
     train_save_interval: int = Field(default=5, title="Tensors: every n-th training step", ge=1, le=100_000)
     eval_save_interval: int = Field(default=1, title="Tensors: every n-th evaluation step", ge=1, le=100_000)
-    rules: dict[RuleName, Rule] = {
+    rules: dict[DebugRuleName, Rule] = {
         "VanishingGradient": Rule(policy="fail"),
         "PoorWeightInitialization": Rule(),
         "LossNotDecreasing": Rule(),
@@ -248,11 +269,22 @@ class Debugger(Settings):
 
 
 class Profiler(Settings):
+    """System metrics and step times of the retraining, and the rules over them."""
+
     interval_ms: Literal[0, 100, 200, 500, 1000, 5000, 60000] = Field(
         default=500,
         title="System metrics, ms",
-        description="Sampling interval in the retraining; 0 is off.",
+        description="Sampling interval in the retraining; 0 is off, with all that the profiler does.",
     )
+    num_steps: int = Field(
+        default=10,
+        title="Profiled steps",
+        description="The first training steps under torch.profiler, for a table of operators and a trace; 0 is off.",
+        ge=0,
+        le=1000,
+    )
+    # It runs all the others.
+    rules: dict[ProfilerRuleName, Rule] = {"ProfilerReport": Rule()}
 
 
 class Gate(Settings):

@@ -1,0 +1,169 @@
+"""SageMaker Debugger's part of the retraining: the hook's configuration, and rule jobs where AWS runs them.
+
+`debugger.mode: self` saves tensors and metrics with the job's output and lets `assess` judge them; `managed` asks
+SageMaker for rule jobs beside the training. AWS keeps those for accounts that had used Debugger before 30 July 2026:
+https://docs.aws.amazon.com/sagemaker/latest/dg/debugger-availability-change.html
+"""
+
+import json
+import re
+from typing import Any
+
+from evergreen.plan import Plan
+from evergreen.settings import Rule
+
+Request = dict[str, Any]
+
+# What is ours beside AWS's rules, or AWS's without a name in smdebug_rulesconfig: assess judges it in both modes.
+OWN_RULES = frozenset({"MemoryLeak", "Dataloader", "OverallFrameworkMetrics"})
+PENDING = frozenset({"InProgress", "Stopping"})
+STATUSES = ("DebugRuleEvaluationStatuses", "ProfilerRuleEvaluationStatuses")
+# SageMaker's limit on the rules of each kind of one job.
+MOST_RULES = 20
+
+
+def hook_config(plan: Plan) -> Request:
+    """DebugHookConfig: the source documents' hook, and what the pipeline's rules look at besides.
+
+    Losses are saved at every step; weights, gradients, biases and what goes into ReLUs at the pipeline's intervals.
+    """
+    debugger = plan.pipeline.debugger
+    interval = {
+        "train.save_interval": str(debugger.train_save_interval),
+        "eval.save_interval": str(debugger.eval_save_interval),
+    }
+    every = {"train.save_interval": "1", "eval.save_interval": "1"}
+    collections: dict[str, dict[str, str]] = {
+        "losses": every,
+        "gradients": interval,
+        "weights": interval,
+        "biases": interval,
+        "relu_input": {"include_regex": ".*relu_input", **interval},
+    }
+    wanted = debugger.rules.keys()
+    if "DeadRelu" in wanted:
+        collections["relu_output"] = {"include_regex": ".*relu_output", **interval}
+    if "SaturatedActivation" in wanted:
+        collections["saturable_input"] = {"include_regex": ".*tanh_input|.*sigmoid_input", **interval}
+    if wanted & {"ClassImbalance", "Confusion"}:
+        collections |= {"labels": interval, "predictions": interval}
+    if "CheckInputImages" in wanted:
+        collections["input_image"] = interval
+    return {
+        "S3OutputPath": plan.run_uri,
+        "HookParameters": {"train.save_interval": "100", "eval.save_interval": "10"},
+        "CollectionConfigurations": [
+            {"CollectionName": name, "CollectionParameters": parameters}
+            for name, parameters in collections.items()
+        ],
+    }
+
+
+def hyperparameters(plan: Plan) -> dict[str, str]:
+    """Of the retraining: hook, sampler and rules that run in its own container."""
+    debugger, profiler = plan.pipeline.debugger, plan.pipeline.profiler
+    given = {"profiler-num-steps": str(profiler.num_steps if profiler.interval_ms else 0)}
+    if is_managed(plan):
+        return given
+    given["profiler-interval-ms"] = str(profiler.interval_ms)
+    if debugger.enabled:
+        given["debug-hook-config"] = json.dumps(hook_config(plan), separators=(",", ":"))
+        stops = {name: rule.parameters for name, rule in debugger.rules.items() if rule.stop_training}
+        if stops:
+            given["stop-rules"] = json.dumps(stops, separators=(",", ":"))
+    return given
+
+
+def is_managed(plan: Plan) -> bool:
+    debugger = plan.pipeline.debugger
+    return debugger.enabled and debugger.mode == "managed"
+
+
+def managed(plan: Plan, job_name: str, region: str) -> Request:
+    """CreateTrainingJob's members for rules that SageMaker evaluates, made with its SDK."""
+    # Takes seconds to import.
+    from sagemaker.core.debugger import (
+        ProfilerConfig,
+        ProfilerRule,
+        get_rule_container_image_uri,
+        rule_configs,
+    )
+    from sagemaker.core.debugger import (
+        Rule as DebugRule,
+    )
+
+    image = get_rule_container_image_uri(None, region)
+    debug, profiler = [], []
+    for name, rule in _rules(plan).items():
+        parameters = _parameters(name, rule, job_name)
+        if name in plan.pipeline.profiler.rules:
+            base = ProfilerRule.sagemaker(getattr(rule_configs, name)(), name=name)
+            request = base.to_profiler_rule_config_dict()
+            profiler.append(request)
+        else:
+            base = DebugRule.sagemaker(getattr(rule_configs, _snake(name))(), name=name)
+            request = base.to_debugger_rule_config_dict()
+            debug.append(request)
+        request["RuleEvaluatorImage"] = image
+        request["RuleParameters"] = {**request["RuleParameters"], **parameters}
+    members: Request = {"DebugHookConfig": hook_config(plan)}
+    if debug:
+        members["DebugRuleConfigurations"] = debug
+    if interval := plan.pipeline.profiler.interval_ms:
+        members["ProfilerConfig"] = ProfilerConfig(
+            s3_output_path=plan.run_uri, system_monitor_interval_millis=interval
+        )._to_request_dict()
+        if profiler:
+            members["ProfilerRuleConfigurations"] = profiler
+    return members
+
+
+def pending(training_job: dict[str, Any]) -> list[str]:
+    """Names of the rules of a described training job that are still being evaluated; they outlive the job."""
+    return [
+        status["RuleConfigurationName"]
+        for kind in STATUSES
+        for status in training_job.get(kind) or []
+        if status["RuleEvaluationStatus"] in PENDING
+    ]
+
+
+def statuses(training_job: dict[str, Any]) -> list[dict[str, Any]]:
+    """What SageMaker said of each rule; context.json's `managed_rules`."""
+    return [
+        {
+            "name": status["RuleConfigurationName"],
+            "status": status["RuleEvaluationStatus"],
+            "details": status.get("StatusDetails") or "",
+        }
+        for kind in STATUSES
+        for status in training_job.get(kind) or []
+    ]
+
+
+def rules(plan: Plan) -> dict[str, Rule]:
+    """All rules that `assess` is to give a verdict on."""
+    debugger, profiler = plan.pipeline.debugger, plan.pipeline.profiler
+    debug = debugger.rules.items() if debugger.enabled else ()
+    return dict([*debug, *(profiler.rules.items() if profiler.interval_ms else ())])
+
+
+def _rules(plan: Plan) -> dict[str, Rule]:
+    return {name: rule for name, rule in rules(plan).items() if name not in OWN_RULES}
+
+
+def _parameters(name: str, rule: Rule, job_name: str) -> dict[str, str]:
+    actions: list[dict[str, str]] = []
+    if rule.stop_training:
+        actions.append({"name": "stoptraining", "training_job_prefix": job_name})
+    for receiver in rule.notify:
+        actions.append({"name": "sms" if receiver.startswith("+") else "email", "endpoint": receiver})
+    if not actions:
+        return dict(rule.parameters)
+    # As the SDK's ActionList writes it, which refuses e-mail addresses with a dot before the @.
+    return {**rule.parameters, "action_json": json.dumps(actions).replace('"', '\\"')}
+
+
+def _snake(name: str) -> str:
+    """`PoorWeightInitialization` → `poor_weight_initialization`, the SDK's function for it."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
