@@ -23,7 +23,7 @@ from local_sagemaker.api.protocol import Document, invalid
 from local_sagemaker.api.resources import Resources
 from local_sagemaker.aws.logs import Shipper
 from local_sagemaker.cloud import ClosedError, Cloud
-from local_sagemaker.jobs.checks import check_bucket
+from local_sagemaker.jobs.checks import check_bucket, check_s3_source
 from local_sagemaker.jobs.uploads import FolderUpload
 from local_sagemaker.processes.keeper import signal_group
 from local_sagemaker.processes.mark import MARK
@@ -58,6 +58,8 @@ def check_debugger(cloud: Cloud, request: Document) -> None:
                     f"The image {rule['RuleEvaluatorImage']} of rule {rule['RuleConfigurationName']} has no "
                     "`process` command in images.yaml"
                 )
+            if uri := _source(rule):
+                check_s3_source(cloud, uri, "S3Prefix", request["RoleArn"])
     path = request.get("DebugHookConfig", {}).get("LocalPath", TENSORS)
     if not box(cloud, "TrainingJob", "x").local(path):
         raise invalid(
@@ -318,6 +320,10 @@ class Debugger:
             "TrainingEndedPath": str(live.ended),
             "OutputPath": str(output),
         }
+        if uri := _source(rule):
+            source = place.ml / "input" / uri.rpartition("/")[2]
+            self._cloud.s3.download_file(uri, source)
+            config["SourcePath"] = str(source)
         place.write_config("ruleconfig", config)
         status = place.ml / "output/rule-status.json"
         stream = f"{identifier}/{place.root.name}-{int(time.time())}"
@@ -405,6 +411,12 @@ def _status(rule: Document) -> Document:
         "RuleEvaluationStatus": "InProgress",
         "LastModifiedTime": time.time(),
     }
+
+
+def _source(rule: Document) -> str | None:
+    """Where the code of a rule of the user's own is."""
+    uri: str | None = rule.get("RuleParameters", {}).get("source_s3_uri")
+    return uri
 
 
 def _rule_output(job: Document, rule: Document) -> str:

@@ -7,10 +7,10 @@ https://docs.aws.amazon.com/sagemaker/latest/dg/debugger-availability-change.htm
 
 import json
 import re
-from typing import Any
+from typing import Any, get_args
 
 from evergreen.plan import Plan
-from evergreen.settings import Rule
+from evergreen.settings import DebugRuleName, ProfilerRuleName, Rule
 
 Request = dict[str, Any]
 
@@ -18,8 +18,7 @@ Request = dict[str, Any]
 OWN_RULES = frozenset({"MemoryLeak", "Dataloader", "OverallFrameworkMetrics"})
 PENDING = frozenset({"InProgress", "Stopping"})
 STATUSES = ("DebugRuleEvaluationStatuses", "ProfilerRuleEvaluationStatuses")
-# SageMaker's limit on the rules of each kind of one job.
-MOST_RULES = 20
+DEBUG_RULES, PROFILER_RULES = get_args(DebugRuleName), get_args(ProfilerRuleName)
 
 
 def hook_config(plan: Plan) -> Request:

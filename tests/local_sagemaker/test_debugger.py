@@ -17,6 +17,7 @@ from tests.local_sagemaker.cloud_client import BUCKET, Cloud, wait
 from tests.local_sagemaker.test_checkpoints import interrupt
 
 RULE, TORCH = "test/rule:1", "test/torch:1"
+RULES = "503895931360.dkr.ecr.us-east-1.amazonaws.com/sagemaker-debugger-rules:latest"
 PREFIX = f"s3://{BUCKET}/debug"
 HOOK = {
     "S3OutputPath": PREFIX,
@@ -33,10 +34,10 @@ def rule(name: str, image: str = RULE, **parameters: str) -> dict[str, Any]:
     return {"RuleConfigurationName": name, "RuleEvaluatorImage": image, "RuleParameters": parameters}
 
 
-def ended(cloud: Cloud, name: str) -> dict[str, Any]:
+def ended(cloud: Cloud, name: str, seconds: float = 30) -> dict[str, Any]:
     """The job when its rules have ended too; they outlive it."""
     cloud.training_end(name)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + seconds
     while True:
         job = cloud.sagemaker.describe_training_job(TrainingJobName=name)
         statuses = job.get("DebugRuleEvaluationStatuses", []) + job.get("ProfilerRuleEvaluationStatuses", [])
@@ -140,14 +141,13 @@ for step in range(30):
 
 
 def test_smdebugs_own_hook_and_the_projects_rules(cloud: Cloud) -> None:
-    image = "503895931360.dkr.ecr.us-east-1.amazonaws.com/sagemaker-debugger-rules:latest"
     request = cloud.training_request(
         SMDEBUG,
         "test/debugged:1",
         DebugHookConfig=HOOK,
         DebugRuleConfigurations=[
-            rule("VanishingGradient", image, rule_to_invoke="VanishingGradient"),
-            rule("Unknown", image, rule_to_invoke="NoSuchRule"),
+            rule("VanishingGradient", RULES, rule_to_invoke="VanishingGradient"),
+            rule("Unknown", RULES, rule_to_invoke="NoSuchRule"),
         ],
     )
     cloud.sagemaker.create_training_job(**request)
@@ -157,6 +157,75 @@ def test_smdebugs_own_hook_and_the_projects_rules(cloud: Cloud) -> None:
     assert vanishing["RuleEvaluationStatus"] == "NoIssuesFound", vanishing
     assert unknown["RuleEvaluationStatus"] == "Error"
     assert "there is no rule NoSuchRule" in unknown["StatusDetails"]
+
+
+ENDLESS = SMDEBUG.replace("range(30)", "range(10**9)").replace(
+    "optimizer.step()", "optimizer.step(); time.sleep(0.2)"
+)
+
+
+def test_a_rule_fires_while_the_job_runs_and_its_actions_are_carried_out(cloud: Cloud) -> None:
+    request = cloud.training_request(f"import time\n{ENDLESS}", "test/debugged:1", DebugHookConfig=HOOK)
+    name = request["TrainingJobName"]
+    wanted = [
+        {"name": "stoptraining", "training_job_prefix": name},
+        {"name": "email", "endpoint": "first.last@example.org"},
+        {"name": "dance"},
+    ]
+    # As the SDK writes it.
+    action_json = json.dumps(wanted).replace('"', '\\"')
+    request["DebugRuleConfigurations"] = [
+        rule("Fires", RULES, rule_to_invoke="VanishingGradient", threshold="1e9", action_json=action_json)
+    ]
+    cloud.sagemaker.create_training_job(**request)
+    job = ended(cloud, name, seconds=60)
+    assert job["TrainingJobStatus"] == "Stopped", job
+    (status,) = job["DebugRuleEvaluationStatuses"]
+    assert status["RuleEvaluationStatus"] == "IssuesFound"
+    assert 'action {"name": "dance"} is not one of AWS\'s' in status["StatusDetails"]
+    assert "stoptraining" not in status["StatusDetails"]
+    (subscription,) = cloud.client("sns").list_subscriptions()["Subscriptions"]
+    assert (subscription["Protocol"], subscription["Endpoint"]) == ("email", "first.last@example.org")
+
+
+CUSTOM = """
+from smdebug.rules import Rule
+
+class TooLarge(Rule):
+    def __init__(self, base_trial, action_str="", limit="10"):
+        super().__init__(base_trial, action_str)
+        self.limit = float(limit)
+
+    def invoke_at_step(self, step):
+        return abs(self.base_trial.tensor("gradient/Linear_weight").value(step)).max() > self.limit
+"""
+
+
+def test_rules_of_the_users_own(cloud: Cloud) -> None:
+    source = cloud.put("rules/too_large.py", CUSTOM)
+    image = RULES.replace("debugger-rules", "debugger-rule-evaluator")
+
+    def own(name: str, **parameters: str) -> dict[str, Any]:
+        return rule(name, image, source_s3_uri=source, rule_to_invoke="TooLarge", **parameters)
+
+    request = cloud.training_request(
+        SMDEBUG,
+        "test/debugged:1",
+        DebugHookConfig=HOOK,
+        DebugRuleConfigurations=[own("Fires", limit="0"), own("Fine"), own("Wrong", limits="1")],
+    )
+    cloud.sagemaker.create_training_job(**request)
+    job = ended(cloud, request["TrainingJobName"], seconds=60)
+    fires, fine, wrong = job["DebugRuleEvaluationStatuses"]
+    assert (fires["RuleEvaluationStatus"], fires["StatusDetails"]) == (
+        "IssuesFound",
+        "TooLarge of too_large.py fired at global step 0.",
+    )
+    assert fine["RuleEvaluationStatus"] == "NoIssuesFound", fine
+    assert wrong["RuleEvaluationStatus"] == "Error"
+    assert "TooLarge has no parameter 'limits'; it has limit" in wrong["StatusDetails"]
+    with pytest.raises(ClientError, match=r"ValidationException.*No S3 objects found.*absent.py"):
+        cloud.train("", DebugRuleConfigurations=[rule("r", RULES, source_s3_uri=f"s3://{BUCKET}/absent.py")])
 
 
 TWICE = """
