@@ -15,7 +15,6 @@ Hyperparameters, channels, log lines and files: docs/contracts.md. A failure is 
 $SM_OUTPUT_DIR/failure, and exit status 1.
 """
 
-import contextlib
 import os
 import shutil
 import sys
@@ -39,8 +38,8 @@ from model.material import Material, from_features, from_images
 from model.optimization import build_criterion
 from model.training import Trainer, TrainingError, evaluation_steps
 from model.whitening import Whitening, zero_head
-from profiler.step_clock import StepClock
-from profiler.system import SystemSampler
+from profiler import platform_config
+from profiler.job import JobProfiler
 
 if TYPE_CHECKING:
     from debugger.hook import TensorHook
@@ -123,14 +122,12 @@ def run(settings: Hyperparameters, job: Job, group: Group) -> None:
     torch.set_num_threads(max(1, job.cpus // group.local_size))
     torch.backends.cudnn.deterministic = True
     job.output.mkdir(parents=True, exist_ok=True)
-    interval = settings.profiler_interval_ms / 1000
-    sampled = interval and group.first
-    with SystemSampler(job.output / "profiler-output", interval) if sampled else contextlib.nullcontext():
+    with build_profiler(settings, job, group) as profiler:
         if job.trunk:
             material = from_features(settings, job.trunk, job.train, job.validation)
         else:
             material = from_images(settings, job.train, job.validation, job.weights, job.cpus)
-        best = fit(material, settings, job, group)
+        best = fit(material, settings, job, group, profiler)
     if group.first:
         save(material, settings, job, best)
         print(
@@ -138,7 +135,20 @@ def run(settings: Hyperparameters, job: Job, group: Group) -> None:
         )
 
 
-def fit(material: Material, settings: Hyperparameters, job: Job, group: Group) -> dict[str, Any]:
+def build_profiler(settings: Hyperparameters, job: Job, group: Group) -> JobProfiler:
+    """What watches the first process; the others' clocks run alone."""
+    steps = settings.profiler_num_steps
+    asked = (
+        platform_config.profiling(job.output, settings.profiler_interval_ms, steps) if group.first else None
+    )
+    if asked is None:
+        return JobProfiler(None, 0, 0, device())
+    return JobProfiler(asked.folder, asked.interval, steps, device())
+
+
+def fit(
+    material: Material, settings: Hyperparameters, job: Job, group: Group, profiler: JobProfiler
+) -> dict[str, Any]:
     """Trains the tail in place; the best epoch's numbers. Writes what there is to know even when it fails."""
     network, target = material.network, device()
     checkpoints = None
@@ -157,17 +167,17 @@ def fit(material: Material, settings: Hyperparameters, job: Job, group: Group) -
     if train.inputs.ndim > 3:
         artifact.channels_last(network.tail)
     network.tail.to(target)
-    clock = StepClock(target)
     criterion = build_criterion(settings, train.labels, len(material.manifest["classes"]))
-    trainer = Trainer(network.tail, criterion, settings, target, clock, group)
+    trainer = Trainer(network.tail, criterion, settings, target, profiler.clock, group)
     trainer.prepare = preparation(train.inputs, material.preprocessing)
     done = len(state["epochs"]) if state else 0
     if state:
         print(f"going on after epoch {done}, from the checkpoint in {job.checkpoints}", flush=True)
     hook, hook_errors = attach_hook(trainer, settings, job) if group.first else (None, [])
-    if hook:
-        training_steps = len(step_sizes(len(train.labels), settings.batch_size))
-        hook.go_on_after(done * training_steps, done * evaluation_steps(validation, settings))
+    training_steps = len(step_sizes(len(train.labels), settings.batch_size))
+    for numbered in (hook, profiler):
+        if numbered:
+            numbered.go_on_after(done * training_steps, done * evaluation_steps(validation, settings))
 
     def report(epoch: dict[str, Any]) -> None:
         print(line(epoch, f"epoch={epoch['epoch']}", LOGGED), flush=True)
@@ -178,10 +188,12 @@ def fit(material: Material, settings: Hyperparameters, job: Job, group: Group) -
         if hook:
             hook.finish()
             hook_errors += hook.errors
+        profiler.finish_steps()
+        hook_errors += profiler.errors
         history = {"epochs": trainer.epochs, "hook_errors": hook_errors, "unreadable": material.unreadable}
         if group.first:
             artifact.write_json(job.output / "history.json", history)
-            artifact.write_json(job.output / "steps.json", clock.seconds)
+            artifact.write_json(job.output / "steps.json", profiler.clock.seconds)
     network.tail.cpu()
     if whitening:
         whitening.fold(network.fc)

@@ -45,6 +45,7 @@ class Hyperparameters:
     flip: bool
     debug_hook_config: dict[str, Any] | None
     profiler_interval_ms: int
+    profiler_num_steps: int
     checkpoint_seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,7 +124,10 @@ def _parser() -> argparse.ArgumentParser:
     add("flip", _boolean, True, "mirror every other view")
     add("max-unreadable", _number(float, 0), 0.01, "largest share of unreadable images")
     add("debug-hook-config", _text, None, "SageMaker's DebugHookConfig as JSON; no hook without it")
-    add("profiler-interval-ms", _number(int, 0), 0, "between system metrics; 0 is off")
+    add("profiler-interval-ms", _number(int, 0), 0, "between system metrics, 100 to 60000; 0 is off")
+    add(
+        "profiler-num-steps", _number(int, 0), 0, "first training steps that torch.profiler watches; 0 is off"
+    )
     add("checkpoint-seconds", _number(float, 0), 10.0, "at least, between checkpoints in SM_CHECKPOINT_DIR")
     return parser
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,14 @@ class Clock(Protocol):
     seconds: dict[str, float]
 
     def phase(self, name: str) -> AbstractContextManager[None]: ...
+
+    def part(self, name: str) -> AbstractContextManager[None]: ...
+
+    def begin_step(self, mode: Literal["TRAIN", "EVAL"]) -> None: ...
+
+    def end_step(self) -> None: ...
+
+    def end_epoch(self) -> None: ...
 
 
 class TrainingError(RuntimeError):
@@ -117,6 +125,7 @@ class Trainer:
                     self._best = {name: tensor.clone() for name, tensor in self.tail.state_dict().items()}
                 if checkpoints:
                     checkpoints.offer(self._state)
+            self._clock.end_epoch()
         self.tail.load_state_dict(self._best)
         return best_epoch(self.epochs, settings.objective)
 
@@ -127,18 +136,23 @@ class Trainer:
         """
         self.on_phase("EVAL")
         self.tail.eval()
-        sums = _Sums(self._device)
+        sums, clock = _Sums(self._device), self._clock
         size = evaluation_batch(split, self._settings)
-        with self._clock.phase("evaluation"), torch.no_grad():
+        with clock.phase("evaluation"), torch.no_grad():
             for start in range(0, len(split.labels), size):
                 part = self._group.part(min(size, len(split.labels) - start))
                 rows = slice(start + part.start, start + part.stop)
-                if rows.start < rows.stop:
-                    inputs, labels = (
-                        tensor.to(self._device) for tensor in (split.inputs[rows, 0], split.labels[rows])
-                    )
+                if rows.start == rows.stop:
+                    continue
+                clock.begin_step("EVAL")
+                with clock.part("data"):
+                    inputs, labels = split.inputs[rows, 0], split.labels[rows]
+                with clock.part("transfer"):
+                    inputs, labels = inputs.to(self._device), labels.to(self._device)
+                with clock.part("forward"):
                     logits = self.tail(self.prepare(inputs))
                     sums.add(self.validation_criterion(logits, labels), len(labels), logits, labels)
+                clock.end_step()
             return sums.metrics("validation", self._group)
 
     def _epoch(self, epoch: int, train: Split, validation: Split) -> dict[str, Any]:
@@ -156,6 +170,7 @@ class Trainer:
         sums, clock, weight = _Sums(self._device), self._clock, self.criterion.weight
         coming = batches(split, self._settings.batch_size, self._settings.seed, epoch, self._group)
         while True:
+            clock.begin_step("TRAIN")
             with clock.phase("data"):
                 batch = next(coming, None)
             if batch is None:
@@ -178,6 +193,7 @@ class Trainer:
                 self._optimizer.step()
                 self._schedule.step()
                 sums.add(loss, mass, logits, labels)
+            clock.end_step()
 
     def _state(self) -> State:
         return {

@@ -5,12 +5,12 @@
     python -m profiler.system --output PROFILER --interval-ms 500    # until SIGTERM; as the platform would
 
 One JSON object a line, one file a minute, named by the minute's start (UTC), in a folder per hour. smdebug's
-readers, and the report, open them like the platform's own.
+readers, and the report, open them like the platform's own. Beside the platform's rows there are GPUs' power and
+temperature (profiler/gpu.py) and the memory of the job's processes.
 """
 
 import argparse
 import json
-import os
 import signal
 import threading
 import time
@@ -21,23 +21,33 @@ from typing import Any, Self
 
 import psutil
 
-Row = tuple[str, str, str, float]
-"""(Type, Name, Dimension, Value)."""
+from profiler.gpu import Row, gpu_sampler
+
+INTERVAL_MS = (100, 60_000)
+"""The shortest and the longest that SageMaker takes."""
+_CHILDREN_SECONDS = 10.0
 
 
 class SystemSampler:
     """Samples every `interval` seconds between `start()` and `stop()`, or for the length of a `with` block.
 
     A sample takes about a millisecond; the thread sleeps in between. A failing sample ends sampling and is kept
-    in `error`, since metrics are not worth a training.
+    in `error`, since metrics are not worth a training. `memory` yields the rows of the job's processes.
     """
 
-    def __init__(self, profiler_dir: Path, interval: float, node: str = "algo-1") -> None:
+    def __init__(
+        self,
+        profiler_dir: Path,
+        interval: float,
+        node: str = "algo-1",
+        memory: Callable[[], Iterable[Row]] = tuple,
+    ) -> None:
         if interval <= 0:
             raise ValueError(f"the interval must be above 0 seconds: got {interval}")
         self._root = profiler_dir / "system" / "incremental"
         self._interval = interval
         self._node = node
+        self._memory = memory
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="system-metrics", daemon=True)
         self.error: str | None = None
@@ -61,13 +71,12 @@ class SystemSampler:
 
     def _run(self) -> None:
         try:
-            gpus = _gpu_sampler()
-            rates = _Rates()
+            sources = (_cpu, _memory, self._memory, _Rates(), gpu_sampler())
             due = time.monotonic()
             while not self._stopped.wait(max(0.0, due - time.monotonic())):
-                self._write([*_cpu(), *_memory(), *rates(), *gpus()])
+                self._write([row for source in sources for row in source()])
                 due = max(due + self._interval, time.monotonic())
-            self._write([*_cpu(), *_memory(), *rates(), *gpus()])
+            self._write([row for source in sources for row in source()])
         except Exception as error:  # anything at all: a full disk, a driver that went away
             self.error = f"system metrics ended: {type(error).__name__}: {error}"
             print(self.error, flush=True)
@@ -126,50 +135,56 @@ class _Rates:
             yield "i/o", "ReadThroughputInBytesPerSecond", "", read / seconds
             yield "i/o", "WriteThroughputInBytesPerSecond", "", written / seconds
         if net and before[2]:
-            # SageMaker tells the job's traffic from the platform's; one interface knows only their sum.
             received = (net.bytes_recv - before[2].bytes_recv) / seconds
             sent = (net.bytes_sent - before[2].bytes_sent) / seconds
-            yield "network", "ReceiveBytesPerSecond", "Algorithm", received
-            yield "network", "TransmitBytesPerSecond", "Algorithm", sent
+            # SageMaker tells the job's traffic from the platform's; from here only their sum is known. Both
+            # dimensions have it, so that what reads either finds the rows that it knows.
+            for side in ("Algorithm", "Platform"):
+                yield "network", "ReceiveBytesPerSecond", side, received
+                yield "network", "TransmitBytesPerSecond", side, sent
 
 
-def _gpu_sampler() -> Callable[[], Iterable[Row]]:
-    """NVML through nvidia-ml-py where both it and a GPU are there; otherwise no rows."""
+class ProcessMemory:
+    """Resident bytes of a process and its descendants; pages that they share count once for each.
+
+    Finding descendants goes through every process of the machine: new ones are looked for every ten seconds.
+    """
+
+    def __init__(self, pid: int | None = None) -> None:
+        self._root = psutil.Process(pid)
+        self._processes: list[psutil.Process] = []
+        self._looked = -_CHILDREN_SECONDS
+
+    def __call__(self) -> Iterable[Row]:
+        now = time.monotonic()
+        if now - self._looked >= _CHILDREN_SECONDS and self._root.is_running():
+            self._processes, self._looked = [self._root, *self._root.children(recursive=True)], now
+        used = [resident for process in self._processes if (resident := _resident(process))]
+        if used:
+            yield "memory", "ProcessMemoryInBytes", "", float(sum(used))
+
+
+def _resident(process: psutil.Process) -> int:
+    """0 for one that has ended."""
     try:
-        import pynvml  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        return lambda: ()
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return lambda: ()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    indices = range(pynvml.nvmlDeviceGetCount()) if visible is None else _indices(visible)
-    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in indices]
-
-    def sample() -> Iterable[Row]:
-        for index, handle in enumerate(handles):
-            used = pynvml.nvmlDeviceGetUtilizationRates(handle)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            yield "gpu", f"gpu{index}", "GPUUtilization", float(used.gpu)
-            yield "gpu", f"gpu{index}", "GPUMemoryUtilization", 100 * memory.used / memory.total
-
-    return sample
-
-
-def _indices(visible: str) -> list[int]:
-    """CUDA_VISIBLE_DEVICES as NVML indices; names of another form (GPU-…, MIG-…) have none."""
-    return [int(part) for part in visible.split(",") if part.strip().isdigit()]
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Sample this machine until SIGTERM.")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--interval-ms", type=int, default=500)
+    parser.add_argument("--pid", type=int, help="of a job whose memory is sampled too, with its children's")
     arguments = parser.parse_args()
+    shortest, longest = INTERVAL_MS
+    if not shortest <= arguments.interval_ms <= longest:
+        parser.error(f"--interval-ms must be from {shortest} to {longest}, got {arguments.interval_ms}")
+    memory = ProcessMemory(arguments.pid) if arguments.pid else tuple
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    with SystemSampler(arguments.output, arguments.interval_ms / 1000):
+    with SystemSampler(arguments.output, arguments.interval_ms / 1000, memory=memory):
         ended.wait()
 
 
