@@ -77,9 +77,9 @@ $(VENV)/airflow/.installed: requirements.lock requirements.txt requirements-dev.
 	@echo "installing Airflow's environment (about 30 s)"
 	@$(call install,requirements.lock,--compile-bytecode -r requirements.txt -r requirements-dev.txt)
 
-$(VENV)/ml/.installed: ml_code/requirements.lock ml_code/requirements.txt ml_code/requirements-image.txt requirements-dev.txt overrides.txt | $(VENV)/uv
+$(VENV)/ml/.installed: ml_code/requirements.lock ml_code/requirements.txt ml_code/requirements-image.txt ml_code/requirements-no-deps.txt requirements-dev.txt overrides.txt | $(VENV)/uv
 	@echo "installing the ML container's environment (about 60 s; UV_TORCH_BACKEND=cpu takes the small torch)"
-	@$(call install,ml_code/requirements.lock,-r ml_code/requirements-image.txt -r ml_code/requirements.txt -r requirements-dev.txt)
+	@$(call install,ml_code/requirements.lock,-r ml_code/requirements-image.txt -r ml_code/requirements.txt -r ml_code/requirements-no-deps.txt -r requirements-dev.txt)
 
 $(VENV)/cloud/.installed: local_sagemaker/requirements.lock local_sagemaker/requirements.txt requirements-dev.txt overrides.txt | $(VENV)/uv
 	@echo "installing the local cloud's environment (about 5 s)"

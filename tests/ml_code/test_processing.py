@@ -6,14 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import packages
 import processing
 import pytest
 from packaging.requirements import Requirement
 
+CODE = Path(processing.__file__).parent
+
 
 @pytest.fixture
 def code(tmp_path: Path) -> Path:
-    shutil.copy(processing.__file__, tmp_path)
+    for name in ("processing.py", "packages.py"):
+        shutil.copy(CODE / name, tmp_path)
     (tmp_path / "helper.py").write_text("NAME = 'beside'\n")
     (tmp_path / "script.py").write_text(
         "import json, os, sys, helper\n"
@@ -49,17 +53,20 @@ def test_unknown_script_is_one_sentence(code: Path) -> None:
 
 def test_versions_are_checked() -> None:
     wanted = [Requirement(text) for text in ("numpy>=1", "numpy<1", "no-such-distribution", "torch")]
-    assert [str(item) for item in processing.missing(wanted)] == ["numpy<1", "no-such-distribution"]
+    assert [str(item) for item in packages.missing(wanted)] == ["numpy<1", "no-such-distribution"]
 
 
 def test_smdebug_does_not_bring_its_pins(monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
-    monkeypatch.setattr(processing.subprocess, "run", lambda command, check: commands.append(command))
-    processing.install([Requirement("smdebug==1.0.34"), Requirement("jinja2")])
-    assert [command[6:] for command in commands] == [["--no-deps", "smdebug==1.0.34"], ["jinja2"]]
+    monkeypatch.setattr(packages.subprocess, "run", lambda command, check: commands.append(command))
+    monkeypatch.setattr(packages, "missing", lambda wanted: wanted)
+    packages.install_missing(CODE)
+    bare, full = (command[6:] for command in commands)
+    assert bare == ["--no-deps", "smdebug==1.0.34"]
+    assert "protobuf" in full
+    assert not any("smdebug" in name for name in full)
 
 
 def test_own_requirements_are_met_here() -> None:
-    file = Path(processing.__file__).with_name("requirements.txt")
-    assert processing.missing(processing.requirements(file)) == []
-    assert "protobuf" in {item.name for item in processing.requirements(file)}
+    for file in (packages.FULL, packages.WITHOUT_DEPENDENCIES):
+        assert packages.missing(packages.requirements(CODE / file)) == []
