@@ -46,6 +46,8 @@ from rules.verdict import Policy, Verdict
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn", "scipy", "smdebug")
 NOTHING = Outputs()
+# Members of context.json that report.json repeats.
+_REPEATED = ("dataset", "features", "weights", "tuning", "code", "gate", "managed_rules")
 # What the page asks for, for a context that does not name the training job.
 _NO_TRAINING = dict.fromkeys(("name", "instance_type", "seconds", "billable_seconds", "hyperparameters"))
 
@@ -197,7 +199,10 @@ def _document(
             },
             "serving": context.get("champion"),
             "run": context["run"],
-            **{key: context.get(key) for key in ("dataset", "features", "weights", "tuning", "code", "gate")},
+            **{
+                key: context.get(key)
+                for key in ("dataset", "features", "weights", "tuning", "code", "gate", "managed_rules")
+            },
             "unreadable": [
                 *training.unreadable,
                 *({"split": "test", **entry} for entry in challenger.predictions.unreadable),

@@ -10,6 +10,7 @@ from typing import Any
 from report import charts
 from report.pictures import Picture, confused_pairs, worst_errors
 from report.predictions import Predictions
+from report.rule_plots import rule_plot
 from report.svg import Chart
 from report.training_output import TrainingOutput
 
@@ -19,6 +20,8 @@ class Illustrations:
     """What the page shows beside report.json's numbers."""
 
     charts: Mapping[str, Chart]
+    rules: Mapping[str, Chart]
+    """Of the rules that found an issue, where they have something to draw."""
     worst: Sequence[Picture]
     pairs: Sequence[tuple[Mapping[str, Any], Sequence[Picture]]]
 
@@ -42,8 +45,11 @@ def illustrate(
     }
     if len(metrics["per_class"]) > charts.CONFUSION_TABLE_CLASSES:
         drawn["confusion"] = charts.confusion_picture(metrics["confusion"])
+    found = [rule for rule in report["rules"] if rule["status"] == "IssuesFound"]
+    plots = {rule["name"]: rule_plot(rule) for rule in found}
     return Illustrations(
         charts=drawn,
+        rules={name: plot for name, plot in plots.items() if plot},
         worst=worst_errors(predictions, test),
         pairs=confused_pairs(predictions, test, metrics["most_confused"]),
     )

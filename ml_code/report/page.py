@@ -39,6 +39,7 @@ def render(report: Mapping[str, Any], illustrations: Illustrations) -> str:
     return environment.get_template("report.html.j2").render(
         r=report,
         charts=illustrations.charts,
+        rule_charts=illustrations.rules,
         worst=illustrations.worst,
         pairs=illustrations.pairs,
         style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),  # ruff: ignore[unsafe-markup-use] - our own file
