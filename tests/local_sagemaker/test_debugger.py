@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from local_sagemaker.jobs.debugger import rule_job_name
-from tests.local_sagemaker.cloud_client import BUCKET, Cloud, wait
+from tests.local_sagemaker.cloud_client import BUCKET, REPOSITORY, Cloud, wait
 from tests.local_sagemaker.test_checkpoints import interrupt
 
 RULE, TORCH = "test/rule:1", "test/torch:1"
@@ -157,6 +158,16 @@ def test_smdebugs_own_hook_and_the_projects_rules(cloud: Cloud) -> None:
     assert vanishing["RuleEvaluationStatus"] == "NoIssuesFound", vanishing
     assert unknown["RuleEvaluationStatus"] == "Error"
     assert "there is no rule NoSuchRule" in unknown["StatusDetails"]
+    # The same from the command line, on what the job left in S3.
+    done = subprocess.run(
+        [REPOSITORY / "var/venv/ml/bin/python", "-m", "rules", f"{PREFIX}/{request['TrainingJobName']}",
+         "--rules", '{"VanishingGradient": {}}'],
+        cwd=REPOSITORY / "ml_code", capture_output=True, text=True, check=True,
+        env={"AWS_ENDPOINT_URL": cloud.address["aws"], "AWS_DEFAULT_REGION": "us-east-1",
+             "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"},
+    )  # fmt: skip
+    (verdict,) = json.loads(done.stdout)
+    assert (verdict["status"], verdict["detail"]) == ("NoIssuesFound", vanishing["StatusDetails"])
 
 
 ENDLESS = SMDEBUG.replace("range(30)", "range(10**9)").replace(
