@@ -20,7 +20,9 @@ from scripts.local_stack import BUCKET, REPOSITORY, Stack
 pytestmark = pytest.mark.filterwarnings("ignore:.*outside of the Task Runner")
 
 Demo = Callable[..., subprocess.CompletedProcess[str]]
-RULES = {"VanishingGradient", "PoorWeightInitialization", "LossNotDecreasing", "Overfit", "Overtraining"}
+RULES = {
+    "VanishingGradient", "PoorWeightInitialization", "LossNotDecreasing", "Overfit", "Overtraining", "ProfilerReport",
+}  # fmt: skip
 
 
 def summary(stack: Stack) -> dict[str, Any]:
@@ -72,9 +74,10 @@ def test_a_held_model_leaves_the_endpoint_alone(stack: Stack, demo: Demo) -> Non
     sagemaker = stack.cloud().client("sagemaker")
     (endpoint,) = sagemaker.list_endpoints(NameContains="digits")["Endpoints"]
     before = sagemaker.describe_endpoint(EndpointName=endpoint["EndpointName"])
-    done = demo(minimum_accuracy=0.999, max_jobs=2)
+    done = demo(minimum_accuracy=0.999, max_jobs=2, debugger_mode="managed")
     assert done.returncode == 1
     told = summary(stack)
+    check_managed_rules(stack, told)
     assert told["dag_run_state"] == "success"
     assert told["verdict"]["decision"] == "hold"
     assert "99.90%" in " ".join(told["verdict"]["reasons"])
@@ -83,6 +86,30 @@ def test_a_held_model_leaves_the_endpoint_alone(stack: Stack, demo: Demo) -> Non
     after = sagemaker.describe_endpoint(EndpointName=endpoint["EndpointName"])
     assert after["EndpointConfigName"] == before["EndpointConfigName"]
     assert after["LastModifiedTime"] == before["LastModifiedTime"]
+
+
+def check_managed_rules(stack: Stack, told: dict[str, Any]) -> None:
+    """SageMaker evaluated the rules beside the training, and the report has its word and our evidence."""
+    sagemaker = stack.cloud().client("sagemaker")
+    (latest, *_) = sagemaker.list_training_jobs(
+        NameContains="digits-retrain", SortBy="CreationTime", SortOrder="Descending"
+    )["TrainingJobSummaries"]
+    job = sagemaker.describe_training_job(TrainingJobName=latest["TrainingJobName"])
+    statuses = {
+        one["RuleConfigurationName"]: one["RuleEvaluationStatus"]
+        for kind in ("DebugRuleEvaluationStatuses", "ProfilerRuleEvaluationStatuses")
+        for one in job[kind]
+    }
+    assert statuses.keys() == RULES
+    assert set(statuses.values()) <= {"NoIssuesFound", "IssuesFound"}, job
+    for rule in told["rules"]:
+        assert rule["status"] == statuses[rule["name"]]
+        assert rule["detail"].startswith(f"SageMaker says {rule['status']}")
+    report = json.loads(Path(told["report"]).with_name("report.json").read_text())
+    assert report["profiler"]["system"]
+    assert report["training"]["hook_errors"] == []
+    vanishing = next(rule for rule in report["rules"] if rule["name"] == "VanishingGradient")
+    assert vanishing["tensor"] == "gradient/Tail_fc.weight"
 
 
 def test_an_endpoint_that_disagrees_gets_its_previous_configuration_back(
