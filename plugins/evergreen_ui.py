@@ -25,9 +25,10 @@ log = logging.getLogger(__name__)
 
 PREFIX = "/evergreen"
 DAG_PREFIX = "retrain_"
-# What may be asked for; a report is one file, and these are the machine's versions of it.
+# What may be asked for: the report, the profiler's that it has a link to, and the machine's versions of it.
 FILES = {
     "report.html": "text/html",
+    "rule-output/ProfilerReport/profiler-output/profiler-report.html": "text/html",
     "report.json": "application/json",
     "rules.json": "application/json",
     "predictions.jsonl": "application/x-ndjson",
@@ -45,7 +46,7 @@ app = FastAPI(title="Evergreen", docs_url=None, redoc_url=None, openapi_url=None
 may_see_run = Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.RUN))
 
 
-@app.get("/reports/{dag_id}/{run_id}/{name}", dependencies=[may_see_run])
+@app.get("/reports/{dag_id}/{run_id}/{name:path}", dependencies=[may_see_run])
 def report(dag_id: str, run_id: str, name: str) -> Response:
     """A file of a run's report, or a sentence that says why there is none."""
     if name not in FILES or not dag_id.startswith(DAG_PREFIX):

@@ -88,6 +88,9 @@ def check_report_page(run: Run) -> None:
     report = f"{run.url}/evergreen/reports/{DAG}/{quote(run.run_id, safe='')}"
     assert status_of(f"{report}/report.html", run.token) == 200
     assert status_of(f"{report}/report.html") == 401
+    profiler = "rule-output/ProfilerReport/profiler-output/profiler-report.html"
+    assert status_of(f"{report}/{profiler}", run.token) == 200
+    assert status_of(f"{report}/{profiler}") == 401
     assert status_of(f"{report}/..%2f..%2flatest.json", run.token) == 404
     assert status_of(f"{report}/secrets.txt", run.token) == 404
     assert status_of(f"{run.url}/evergreen/reports/{DAG}/no-such-run/report.html", run.token) == 404
