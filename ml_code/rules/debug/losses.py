@@ -1,25 +1,27 @@
-"""Rules over losses: LossNotDecreasing, Overfit, Overtraining.
+"""A rule over one loss: LossNotDecreasing.
 
-Definitions: AWS, "List of Debugger built-in rules". Their implementation is closed; each docstring
-states how the text is read here. Where the text says validation loss, the saved EVAL batches of one
-pass are averaged first: single batches differ by their images, not by what the model learned.
+Definition: AWS, "List of Debugger built-in rules". Its implementation is closed; the docstring states how the text
+is read here. Where the text says validation loss, the saved EVAL batches of one pass are averaged first: single
+batches differ by their images, not by what the model learned.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from rules.debug.saved_tensors import EvaluationPass, Mode, Point, SavedTensors, evaluation_passes
+from rules.debug.plots import by_step
+from rules.debug.saved_tensors import LOSS_REGEX, EvaluationPass, Mode, Point, SavedTensors, evaluation_passes
+from rules.debug.short_runs import cut
 from rules.verdict import Finding, NotEvaluatedError
 
 Series = Sequence[Point | EvaluationPass]
 
-_SAVE_LOSSES = "save the `losses` collection in TRAIN and EVAL mode"
+SAVE_LOSSES = "save the `losses` collection in TRAIN and EVAL mode"
+
+# Below this overall fall, a flat loss is called stuck and not converged (in the recommendation only).
+_CONVERGED_PERCENT = 50
 
 
 @dataclass(frozen=True)
@@ -34,219 +36,104 @@ class LossNotDecreasing:
     enough steps; EVAL uses the mean of each pass at the step of its last batch. A loss that is not
     finite is an issue. At AWS's defaults a run that has converged fires: the detail says how far
     the loss had fallen before.
+
+    The tensors are those of `collection_names` and `tensor_regex` where either is given, else the `losses`
+    collection, or with `use_losses_collection` False whatever smdebug names as losses; the first tensor with
+    enough steps is judged. A `num_steps` of 10 is cut where no loss was saved over so many steps.
     """
 
     collection_names: str | None = None
     tensor_regex: str | None = None
-    use_losses_collection: str = "True"
+    use_losses_collection: bool = True
     num_steps: int = 10
     diff_percent: float = 0.1
     increase_threshold_percent: float = 5.0
     mode: str | None = None
 
     def check(self, tensors: SavedTensors) -> Finding:
-        name, mode, series = self._series(tensors)
+        name, mode, series, num_steps, note = self._series(tensors)
+        plot = by_step(
+            "loss", {name: [(point.step, point.value) for point in series]}, worst=[name], x=f"{mode} step"
+        )
         for point in series:
             if not math.isfinite(point.value):
-                detail = f"{name} is {point.value} at {mode} step {point.step}; lower the learning rate."
-                return Finding(True, detail, point.step, name, None, self.diff_percent)
-        checks = list(self._checks(series))
+                detail = f"{name} is {point.value} at {mode} step {point.step}."
+                return Finding(
+                    True, detail, point.step, name, None, self.diff_percent, "Lower the learning rate.", plot
+                )
+        checks = list(_checks(series, num_steps))
         issue = next((check for check in checks if check[2] < self.diff_percent), None)
         before, now, fall = issue or min(checks, key=lambda check: check[2])
         compared = (
             f"between {mode} steps {before.step} and {now.step} ({before.value:.4g} to {now.value:.4g})"
         )
+        advice = ""
         if issue is None:
             detail = (
                 f"the loss fell by at least {fall:.2f} % per check, least {compared}; "
                 f"{self.diff_percent:g} % is asked for."
             )
         else:
-            kind = "rose by" if fall < 0 else "fell by only"
+            kind = "rose by" if -fall > self.increase_threshold_percent else "fell by only"
+            change = abs(fall) if kind == "rose by" else fall
             lowest = min(point.value for point in series)
             overall = 100 * (series[0].value - lowest) / abs(series[0].value or 1)
             detail = (
-                f"the loss {kind} {abs(fall):.2f} % {compared}; "
-                f"a fall of {self.diff_percent:g} % is asked for. "
-                f"Over the whole run it fell by {overall:.0f} %: " + _meaning(overall, mode)
+                f"the loss {kind} {change:.2f} % {compared}; a fall of {self.diff_percent:g} % is asked for. "
+                f"Over the whole run it fell by {overall:.0f} %."
             )
-        return Finding(issue is not None, detail, now.step, name, fall, self.diff_percent)
+            advice = _advice(overall, mode)
+        if note:
+            detail += f" ({note})"
+        return Finding(issue is not None, detail, now.step, name, fall, self.diff_percent, advice, plot)
 
-    def _series(self, tensors: SavedTensors) -> tuple[str, Mode, Series]:
+    def _series(self, tensors: SavedTensors) -> tuple[str, Mode, Series, int, str]:
+        """(tensor, mode, its losses, num_steps in force, what was done to it)."""
         modes: tuple[Mode, ...] = ("EVAL", "TRAIN", "GLOBAL")
         if self.mode is not None:
             modes = tuple(mode for mode in modes if mode == self.mode)
             if not modes:
                 raise ValueError(f"mode is {self.mode!r}, not EVAL, TRAIN or GLOBAL")
-        if self.collection_names is not None:
-            raise ValueError("collection_names is not supported; use tensor_regex")
+        names = None
+        if self.collection_names is not None or self.tensor_regex is not None:
+            names = tensors.select(self.collection_names, self.tensor_regex)
+        elif not self.use_losses_collection:
+            names = tensors.names(regex=LOSS_REGEX)
+        found: list[tuple[int, str, Mode, Series]] = []
         for mode in modes:
-            for name, points in tensors.losses(mode, self.tensor_regex).items():
+            for name, points in tensors.losses(mode, names).items():
                 series: Series = evaluation_passes(points) if mode == "EVAL" else points
-                if series[-1].step - series[0].step >= self.num_steps:
-                    return name, mode, series
-        raise NotEvaluatedError(
-            f"no loss was saved over {self.num_steps} steps or more in {' or '.join(modes)} mode; "
-            f"{_SAVE_LOSSES}"
-        )
-
-    def _checks(self, series: Series) -> list[tuple[Point | EvaluationPass, Point | EvaluationPass, float]]:
-        """Each check as (earlier point, point, fall in percent of the earlier loss)."""
-        checks, next_step = [], series[0].step
-        for now in series:
-            old = [point for point in series if point.step <= now.step - self.num_steps]
-            if not old or now.step < next_step:
-                continue
-            before = old[-1]
-            fall = 100 * (before.value - now.value) / abs(before.value) if before.value else 0.0
-            checks.append((before, now, fall))
-            next_step = now.step + self.num_steps
-        return checks
+                found.append((series[-1].step - series[0].step, name, mode, series))
+        if not found:
+            raise NotEvaluatedError(f"no loss was saved in {' or '.join(modes)} mode; {SAVE_LOSSES}")
+        long_enough = next((one for one in found if one[0] >= self.num_steps), None)
+        span, name, mode, series = long_enough or max(found, key=lambda one: one[0])
+        num_steps, note = cut(
+            "num_steps", self.num_steps, default=10, needs=self.num_steps, points=span, least=5,
+            unit=f"{mode} steps from the first saved loss to the last",
+        )  # fmt: skip
+        return name, mode, series, num_steps, note
 
 
-def _meaning(overall_fall: float, mode: Mode) -> str:
-    if overall_fall <= _CONVERGED_PERCENT:
-        return "it hardly learns, so change the learning rate or look at the labels."
-    if mode == "EVAL":
-        return "it had converged, so fewer epochs would do."
-    return "it does learn; single batches are noisy, and more evaluation passes would say more."
-
-
-# Below this overall fall, a flat loss is called stuck and not converged (in the detail only).
-_CONVERGED_PERCENT = 50
-
-
-@dataclass(frozen=True)
-class Overfit:
-    """Fires when (validation loss - training loss) / training loss > `ratio_threshold` for `patience`
-    checks in a row.
-
-    Readings: one check per evaluation pass, the mean of its EVAL batches against the mean of the TRAIN
-    losses saved since the pass before (the losses one would plot per epoch); `start_step` is the number
-    of training steps before the first pass that counts. Near zero loss the ratio is large however
-    small the gap, so a model that fits its training data perfectly fires at AWS's default 0.1.
-    """
-
-    tensor_regex: str | None = None
-    start_step: int = 0
-    patience: int = 1
-    ratio_threshold: float = 0.1
-
-    def check(self, tensors: SavedTensors) -> Finding:
-        train, evaluation = (tensors.losses(mode, self.tensor_regex) for mode in ("TRAIN", "EVAL"))
-        name = next((name for name in train if name in evaluation), None)
-        if name is None:
-            found = [mode for mode, losses in (("TRAIN", train), ("EVAL", evaluation)) if losses]
-            raise NotEvaluatedError(
-                f"losses of both modes are needed, found {' and '.join(found) or 'none'}; {_SAVE_LOSSES}"
-            )
-        ratios = [
-            ratio
-            for ratio in _gaps(train[name], evaluation_passes(evaluation[name]))
-            if ratio[0].train_steps >= self.start_step
-        ]
-        if not ratios:
-            raise NotEvaluatedError(
-                f"no training loss was saved between evaluation passes after step {self.start_step}; "
-                "lower the losses' train.save_interval"
-            )
-        run, longest, fired = 0, 0, None
-        for ratio in ratios:
-            run = run + 1 if ratio[2] > self.ratio_threshold else 0
-            longest = max(longest, run)
-            if fired is None and run >= self.patience:
-                fired = ratio
-        at, train_loss, value = fired or max(ratios, key=lambda ratio: ratio[2])
-        gap = (
-            f"validation loss {at.value:.4g} is {value:+.0%} against training loss {train_loss:.4g} after "
-            f"{at.train_steps} training steps"
-        )
-        if fired is None:
-            detail = (
-                f"at the widest, {gap}; above {self.ratio_threshold:+.0%} it fires, with patience {self.patience} "
-                f"(longest stretch above: {longest})."
-            )
-        else:
-            above = sum(ratio[2] > self.ratio_threshold for ratio in ratios)
-            detail = (
-                f"{gap}, above {self.ratio_threshold:+.0%} ({above} of {len(ratios)} passes are). "
-                "Take more data, augmentation, weight decay or fewer epochs; "
-                "the saved weights are those of the best epoch."
-            )
-        return Finding(fired is not None, detail, at.step, name, value, self.ratio_threshold)
-
-
-def _gaps(train: list[Point], passes: list[EvaluationPass]) -> list[tuple[EvaluationPass, float, float]]:
-    """(pass, mean training loss since the pass before, relative gap) for each pass with training losses."""
-    gaps = []
-    for start, one in zip(itertools.chain([0], (p.train_steps for p in passes)), passes, strict=False):
-        losses = [point.value for point in train if start <= point.step < one.train_steps]
-        if not losses:
+def _checks(
+    series: Series, num_steps: int
+) -> list[tuple[Point | EvaluationPass, Point | EvaluationPass, float]]:
+    """Each check as (earlier point, point, fall in percent of the earlier loss)."""
+    checks, next_step = [], series[0].step
+    for now in series:
+        old = [point for point in series if point.step <= now.step - num_steps]
+        if not old or now.step < next_step:
             continue
-        mean = float(np.mean(losses))
-        if not (math.isfinite(mean) and math.isfinite(one.value)):
-            raise NotEvaluatedError(f"a loss is not finite before training step {one.train_steps}")
-        ratio = (one.value - mean) / mean if mean else math.copysign(math.inf, one.value - mean)
-        gaps.append((one, mean, ratio))
-    return gaps
+        before = old[-1]
+        fall = 100 * (before.value - now.value) / abs(before.value) if before.value else 0.0
+        checks.append((before, now, fall))
+        next_step = now.step + num_steps
+    return checks
 
 
-@dataclass(frozen=True)
-class Overtraining:
-    """Fires when the training loss has no new optimum for `patience_train` steps, or the validation
-    loss for `patience_validation` steps; an optimum is new when it is at least `delta` lower.
-
-    Readings: either condition is enough; a step is one that the rule sees, i.e. a saved TRAIN step or
-    an evaluation pass. With losses saved per batch the training condition fires on the noise between
-    batches of nearly every healthy run, so the detail says which condition fired, and when the
-    validation loss last improved.
-    """
-
-    patience_train: int = 5
-    patience_validation: int = 10
-    delta: float = 0.01
-
-    def check(self, tensors: SavedTensors) -> Finding:
-        findings, missing = [], []
-        for kind, mode, patience in (
-            ("validation", "EVAL", self.patience_validation),
-            ("training", "TRAIN", self.patience_train),
-        ):
-            try:
-                findings.append(self._part(tensors, kind, "EVAL" if mode == "EVAL" else "TRAIN", patience))
-            except NotEvaluatedError as error:
-                missing.append(str(error))
-        if not findings:
-            raise NotEvaluatedError("; ".join([*missing, _SAVE_LOSSES]))
-        chosen = next((finding for finding in findings if finding.issue), findings[0])
-        others = [finding.detail for finding in findings if finding is not chosen]
-        detail = (
-            "; ".join([chosen.detail, *others, *(f"not evaluated: {reason}" for reason in missing)]) + "."
-        )
-        if chosen.issue:
-            detail += " Fewer epochs may do; the saved weights are those of the best epoch."
-        return Finding(chosen.issue, detail, chosen.step, chosen.tensor, chosen.value, chosen.threshold)
-
-    def _part(self, tensors: SavedTensors, kind: str, mode: Mode, patience: int) -> Finding:
-        name, points = next(iter(tensors.losses(mode).items()), ("", []))
-        series: Series = evaluation_passes(points) if mode == "EVAL" else points
-        unit = "evaluation passes" if mode == "EVAL" else "saved steps"
-        if len(series) <= patience:
-            raise NotEvaluatedError(f"{kind} loss has {len(series)} {unit}, patience is {patience}")
-        if not all(math.isfinite(point.value) for point in series):
-            raise NotEvaluatedError(f"{kind} loss is not finite")
-        best, best_step, waited, fired, longest = series[0].value, series[0].step, 0, None, 0
-        for point in series[1:]:
-            if best - point.value >= self.delta:
-                best, best_step, waited = point.value, point.step, 0
-            else:
-                waited += 1
-            longest = max(longest, waited)
-            if fired is None and waited >= patience:
-                fired = (point.step, waited)
-        detail = (
-            f"the {kind} loss did not improve by {self.delta:g} for {longest} {unit} in a row, "
-            f"patience {patience} (last optimum {best:.4g} at {mode} step {best_step})"
-        )
-        step = fired[0] if fired else series[-1].step
-        return Finding(fired is not None, detail, step, name, float(longest), float(patience))
+def _advice(overall_fall: float, mode: Mode) -> str:
+    if overall_fall <= _CONVERGED_PERCENT:
+        return "It hardly learns: change the learning rate, or look at the labels."
+    if mode == "EVAL":
+        return "It had converged, so fewer epochs would do."
+    return "It does learn; single batches are noisy, and more evaluation passes would say more."
