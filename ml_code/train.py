@@ -212,14 +212,20 @@ def attach_hook(
     trainer: Trainer, settings: Hyperparameters, job: Job
 ) -> tuple["TensorHook | None", list[str]]:
     """The debugger hook where it is asked for, or why there is none: a training is worth more than its hook."""
-    if settings.debug_hook_config is None:
-        return None, []
     try:
+        config, out_dir = platform_config.debug_hook() or (
+            settings.debug_hook_config,
+            job.output / "debug-output",
+        )
+        if config is None:
+            return None, []
+        # smdebug would run parts of the platform's file as Python, and write a second timeline beside ours.
+        os.environ["SMPROFILER_CONFIG_PATH"] = ""
         from debugger import hook as debugger  # smdebug takes most of a second: tuning jobs do without
 
-        out_dir = job.output / "debug-output"
         criteria = (trainer.criterion, trainer.validation_criterion)
-        hook = debugger.create(settings.debug_hook_config, out_dir, trainer.tail, *criteria)
+        tensorboard = platform_config.tensorboard()
+        hook = debugger.create(config, out_dir, trainer.tail, *criteria, tensorboard=tensorboard)
     except Exception as error:
         sentence = f"no debugger hook: {type(error).__name__}: {error}"
         print(sentence, flush=True)

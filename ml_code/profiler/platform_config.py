@@ -1,8 +1,8 @@
 """What the platform was asked to watch a training job with, where it says so in files beside the job's input.
 
 A platform that runs Debugger and its profiler (SageMaker for accounts that have them, the local cloud) writes
-`debughookconfig.json` and `profilerconfig.json`: the request's `DebugHookConfig` and `ProfilerConfig`. What is
-written to their `LocalPath` is uploaded while the job runs.
+`debughookconfig.json`, `tensorboardoutputconfig.json` and `profilerconfig.json`: the request's `DebugHookConfig`,
+`TensorBoardOutputConfig` and `ProfilerConfig`. What is written to their `LocalPath` is uploaded while the job runs.
 """
 
 import json
@@ -30,6 +30,15 @@ def debug_hook(environment: Mapping[str, str] = os.environ) -> tuple[dict[str, A
     """
     config = _read("debughookconfig.json", "SMDEBUG_CONFIG_FILE_PATH", environment)
     return None if config is None else (config, _local_path(config, "tensors", environment))
+
+
+def tensorboard(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The platform's folder for TensorBoard's event files.
+
+    :raises ValueError: when the file is not a JSON object.
+    """
+    config = _read("tensorboardoutputconfig.json", "TENSORBOARD_CONFIG_FILE_PATH", environment)
+    return None if config is None else _local_path(config, "tensorboard", environment)
 
 
 def profiling(
