@@ -12,6 +12,7 @@ from typing import Any
 from rules.debug.catalogue import DEBUG_RULES
 from rules.debug.saved_tensors import SavedTensors
 from rules.profiler.catalogue import PROFILER_RULES
+from rules.profiler.profile import Profile
 from rules.verdict import NotEvaluatedError, Status, Verdict, build_rule
 
 # Each is a frozen dataclass whose fields are the rule's parameters. Its `check(tensors)`, or `check(profile)`, returns
@@ -45,7 +46,16 @@ def evaluate(outputs: Outputs, rules: Mapping[str, Mapping[str, Any]] | None = N
             raise NotEvaluatedError("there is no folder of saved tensors; turn the debugger hook on")
         return SavedTensors(outputs.debug)
 
-    return [_verdict(name, settings, tensors) for name, settings in rules.items()]
+    @cache
+    def profile() -> Profile:
+        if outputs.profiler is None:
+            raise NotEvaluatedError("there is no folder of the profiler; set profiler-interval-ms")
+        return Profile(outputs.profiler)
+
+    return [
+        _verdict(name, settings, profile if name in _PROFILER_NAMES else tensors)
+        for name, settings in rules.items()
+    ]
 
 
 def _verdict(name: str, settings: Mapping[str, Any], source: Callable[[], Any]) -> Verdict:

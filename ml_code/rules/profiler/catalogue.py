@@ -2,4 +2,6 @@
 
 from typing import Any
 
-PROFILER_RULES: tuple[type[Any], ...] = ()
+from rules.profiler.report import RULES, ProfilerReport
+
+PROFILER_RULES: tuple[type[Any], ...] = (*RULES, ProfilerReport)
