@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,11 +38,7 @@ from model.material import Material, from_features, from_images
 from model.optimization import build_criterion
 from model.training import Trainer, TrainingError, evaluation_steps
 from model.whitening import Whitening, zero_head
-from profiler import platform_config
-from profiler.job import JobProfiler
-
-if TYPE_CHECKING:
-    from debugger.hook import TensorHook
+from profiler.watch import Watch
 
 CODE = Path(__file__).resolve().parent
 SERVED = ("inference.py", "data", "model", "serving")
@@ -122,12 +118,12 @@ def run(settings: Hyperparameters, job: Job, group: Group) -> None:
     torch.set_num_threads(max(1, job.cpus // group.local_size))
     torch.backends.cudnn.deterministic = True
     job.output.mkdir(parents=True, exist_ok=True)
-    with build_profiler(settings, job, group) as profiler:
+    with Watch(settings, job.output, group) as watch:
         if job.trunk:
             material = from_features(settings, job.trunk, job.train, job.validation)
         else:
             material = from_images(settings, job.train, job.validation, job.weights, job.cpus)
-        best = fit(material, settings, job, group, profiler)
+        best = fit(material, settings, job, group, watch)
     if group.first:
         save(material, settings, job, best)
         print(
@@ -135,19 +131,8 @@ def run(settings: Hyperparameters, job: Job, group: Group) -> None:
         )
 
 
-def build_profiler(settings: Hyperparameters, job: Job, group: Group) -> JobProfiler:
-    """What watches the first process; the others' clocks run alone."""
-    steps = settings.profiler_num_steps
-    asked = (
-        platform_config.profiling(job.output, settings.profiler_interval_ms, steps) if group.first else None
-    )
-    if asked is None:
-        return JobProfiler(None, 0, 0, device())
-    return JobProfiler(asked.folder, asked.interval, steps, device())
-
-
 def fit(
-    material: Material, settings: Hyperparameters, job: Job, group: Group, profiler: JobProfiler
+    material: Material, settings: Hyperparameters, job: Job, group: Group, watch: Watch
 ) -> dict[str, Any]:
     """Trains the tail in place; the best epoch's numbers. Writes what there is to know even when it fails."""
     network, target = material.network, device()
@@ -168,16 +153,13 @@ def fit(
         artifact.channels_last(network.tail)
     network.tail.to(target)
     criterion = build_criterion(settings, train.labels, len(material.manifest["classes"]))
-    trainer = Trainer(network.tail, criterion, settings, target, profiler.clock, group)
+    trainer = Trainer(network.tail, criterion, settings, target, watch.clock, group)
     trainer.prepare = preparation(train.inputs, material.preprocessing)
     done = len(state["epochs"]) if state else 0
     if state:
         print(f"going on after epoch {done}, from the checkpoint in {job.checkpoints}", flush=True)
-    hook, hook_errors = attach_hook(trainer, settings, job) if group.first else (None, [])
     training_steps = len(step_sizes(len(train.labels), settings.batch_size))
-    for numbered in (hook, profiler):
-        if numbered:
-            numbered.go_on_after(done * training_steps, done * evaluation_steps(validation, settings))
+    watch.attach(trainer, done * training_steps, done * evaluation_steps(validation, settings))
 
     def report(epoch: dict[str, Any]) -> None:
         print(line(epoch, f"epoch={epoch['epoch']}", LOGGED), flush=True)
@@ -185,15 +167,10 @@ def fit(
     try:
         best = trainer.fit(train, validation, report, checkpoints, state)
     finally:
-        if hook:
-            hook.finish()
-            hook_errors += hook.errors
-        profiler.finish_steps()
-        hook_errors += profiler.errors
-        history = {"epochs": trainer.epochs, "hook_errors": hook_errors, "unreadable": material.unreadable}
+        history = {"epochs": trainer.epochs, "unreadable": material.unreadable} | watch.finish()
         if group.first:
             artifact.write_json(job.output / "history.json", history)
-            artifact.write_json(job.output / "steps.json", profiler.clock.seconds)
+            artifact.write_json(job.output / "steps.json", watch.clock.seconds)
     network.tail.cpu()
     if whitening:
         whitening.fold(network.fc)
@@ -206,32 +183,6 @@ def preparation(inputs: Tensor, preprocessing: Preprocessing) -> Callable[[Tenso
     if inputs.ndim == 3:
         return convert
     return lambda rows: convert(rows).contiguous(memory_format=torch.channels_last)
-
-
-def attach_hook(
-    trainer: Trainer, settings: Hyperparameters, job: Job
-) -> tuple["TensorHook | None", list[str]]:
-    """The debugger hook where it is asked for, or why there is none: a training is worth more than its hook."""
-    try:
-        config, out_dir = platform_config.debug_hook() or (
-            settings.debug_hook_config,
-            job.output / "debug-output",
-        )
-        if config is None:
-            return None, []
-        # smdebug would run parts of the platform's file as Python, and write a second timeline beside ours.
-        os.environ["SMPROFILER_CONFIG_PATH"] = ""
-        from debugger import hook as debugger  # smdebug takes most of a second: tuning jobs do without
-
-        criteria = (trainer.criterion, trainer.validation_criterion)
-        tensorboard = platform_config.tensorboard()
-        hook = debugger.create(config, out_dir, trainer.tail, *criteria, tensorboard=tensorboard)
-    except Exception as error:
-        sentence = f"no debugger hook: {type(error).__name__}: {error}"
-        print(sentence, flush=True)
-        return None, [sentence]
-    trainer.on_phase = hook.phase
-    return hook, []
 
 
 def save(material: Material, settings: Hyperparameters, job: Job, best: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ class Hyperparameters:
     """This and the next matter where there is no trunk: features have theirs."""
     flip: bool
     debug_hook_config: dict[str, Any] | None
+    stop_rules: dict[str, dict[str, str]] | None
     profiler_interval_ms: int
     profiler_num_steps: int
     checkpoint_seconds: float
@@ -55,7 +56,7 @@ class Hyperparameters:
 
 
 def parse(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Hyperparameters:
-    """From the command line, and `debug-hook-config` from SM_HPS.
+    """From the command line, and `debug-hook-config` and `stop-rules` from SM_HPS.
 
     SageMaker's training toolkit rewrites a hyperparameter that holds a JSON object as `key=value,…` on the
     command line (sagemaker_training/mapping.py); SM_HPS has it unharmed.
@@ -68,7 +69,11 @@ def parse(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os
     if foreign := [name for name in names if not name.startswith(("--_", "--sagemaker_"))]:
         raise HyperparameterError(f"hyperparameter {foreign[0].removeprefix('--')} is unknown to train.py")
     values = vars(arguments)
-    values["debug_hook_config"] = _hook_config(values["debug_hook_config"], environment)
+    for name in ("debug-hook-config", "stop-rules"):
+        key = name.replace("-", "_")
+        values[key] = _json_object(name, values[key], environment)
+    if any(not isinstance(parameters, dict) for parameters in (values["stop_rules"] or {}).values()):
+        raise HyperparameterError("hyperparameter stop-rules must be {RULE: {PARAMETER: STRING}}")
     if values["warmup_epochs"] >= values["epochs"]:
         raise HyperparameterError(
             f"hyperparameter warmup-epochs is {values['warmup_epochs']:g} and epochs {values['epochs']}: "
@@ -124,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     add("flip", _boolean, True, "mirror every other view")
     add("max-unreadable", _number(float, 0), 0.01, "largest share of unreadable images")
     add("debug-hook-config", _text, None, "SageMaker's DebugHookConfig as JSON; no hook without it")
+    add("stop-rules", _text, None, "{RULE: {PARAMETER: STRING}} as JSON: rules whose issues end the training")
     add("profiler-interval-ms", _number(int, 0), 0, "between system metrics, 100 to 60000; 0 is off")
     add(
         "profiler-num-steps", _number(int, 0), 0, "first training steps that torch.profiler watches; 0 is off"
@@ -177,8 +183,7 @@ def _boolean(value: str) -> bool:
     return _choice(("true", "false"))(value.lower()) == "true"
 
 
-def _hook_config(argument: str | None, environment: Mapping[str, str]) -> dict[str, Any] | None:
-    name = "debug-hook-config"
+def _json_object(name: str, argument: str | None, environment: Mapping[str, str]) -> dict[str, Any] | None:
     given = json.loads(environment.get("SM_HPS") or "{}").get(name, argument)
     if not given:
         return None

@@ -90,6 +90,8 @@ class Trainer:
         """From a batch of `Split.inputs`, on the device, to the tail's input."""
         self.on_phase: Callable[[str], None] = lambda name: None
         """Called with `TRAIN` and `EVAL` before the steps of either begin."""
+        self.should_stop: Callable[[], bool] = lambda: False
+        """Called before each epoch but the first; every process of the group must say the same."""
         self.epochs: list[dict[str, Any]] = []
         """The numbers of each epoch, those before an interruption too."""
         self._settings, self._device, self._clock, self._group = settings, device, clock, group or Group()
@@ -116,7 +118,7 @@ class Trainer:
         self._best: dict[str, Tensor] = {}
         if state:
             self._restore(state)
-        while len(self.epochs) < settings.epochs and not self._out_of_patience():
+        while not self._enough():
             numbers = self._epoch(len(self.epochs) + 1, train, validation)
             self.epochs.append(numbers)
             report(numbers)
@@ -212,6 +214,11 @@ class Trainer:
         self._best = state["best"]
         self.epochs = state["epochs"]
         self._clock.seconds.update(state["seconds"])
+
+    def _enough(self) -> bool:
+        if len(self.epochs) == self._settings.epochs or self._out_of_patience():
+            return True
+        return bool(self.epochs) and self.should_stop()
 
     def _out_of_patience(self) -> bool:
         if not self._settings.patience or not self.epochs:
