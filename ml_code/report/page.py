@@ -31,6 +31,7 @@ def render(report: Mapping[str, Any], illustrations: Illustrations) -> str:
         "pct": percent,
         "points": points,
         "number": number,
+        "measure": measure,
         "seconds": seconds,
         "size": size,
         "moment": moment,
@@ -69,6 +70,21 @@ def number(value: Any, digits: int = 4) -> str:
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 10**6):
         return f"{int(value):,}".replace("-", "\u2212")
     return f"{value:.{digits}g}".replace("-", "\u2212")
+
+
+def measure(value: float | str | None, unit: str | None) -> str:
+    """A gate check's value or threshold in its unit."""
+    if value is None or isinstance(value, str):
+        return _DASH if value is None else value
+    match unit:
+        case "share":
+            return percent(value, 2)
+        case "difference of shares":
+            return f"{points(value)}\u00a0points"
+        case None:
+            return number(value, 3)
+        case _:
+            return f"{number(value, 3)}\u00a0{unit}"
 
 
 def moment(text: str | None) -> str:
@@ -129,7 +145,7 @@ def _tuned(tuning: Mapping[str, Any] | None) -> list[str]:
 def _way_back(report: Mapping[str, Any]) -> dict[str, str | None]:
     """One sentence and one command that undo the decision, as far as there is something to undo."""
     champion = report["serving"]
-    promoted = report["verdict"]["decision"] == "promote"
+    promoted = report["verdict"]["decision"] != "hold"
     update = "aws sagemaker update-endpoint --endpoint-name {} --endpoint-config-name {}"
     if champion is None:
         endpoint = report["run"].get("endpoint")
