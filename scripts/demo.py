@@ -258,7 +258,7 @@ def report(stack: Stack, summary: dict[str, Any], log: Path) -> bool:
         "Web UI         make up shows this run, its report and the form for the next; make down stops everything"
     )
     print(f"Took           {summary['seconds']['all']:.0f} s for the run; all of this is in {path}")
-    deployed = summary["dag_run_state"] == "success" and verdict["decision"] == "promote"
+    deployed = summary["dag_run_state"] == "success" and verdict["decision"] != "hold"
     if not deployed:
         why = (
             "the gate holds it"

@@ -17,7 +17,6 @@ def build(
     champion: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The document; docs/contracts.md has its shape."""
-    gate = plan.pipeline.gate
     job, training = tuning["Tuning"], training["Training"]
     objective = job["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]
     return {
@@ -57,9 +56,5 @@ def build(
         "code": {"hash": code["hash"], "git_revision": plan.git_revision},
         "rules": {name: rule.model_dump() for name, rule in debugger.rules(plan).items()},
         "managed_rules": debugger.statuses(training) if debugger.is_managed(plan) else None,
-        "gate": {
-            "minimum_accuracy": gate.minimum_accuracy,
-            "champion_margin": gate.champion_margin,
-            "confidence": gate.confidence,
-        },
+        "gate": plan.pipeline.gate.model_dump(),
     }

@@ -289,10 +289,20 @@ class AssessOperator(PlannedJob, SageMakerProcessingOperator):
         document = assess_context.build(plan, champion=champion, **inputs)
         self.s3.load_string(json.dumps(document, indent=1), context_uri, replace=True)
         self.config = requests.assess(
-            plan, inputs["dataset"], inputs["code"], inputs["training"], champion, context_uri,
+            plan, inputs["dataset"], inputs["code"], inputs["training"], self._archive(champion), context_uri,
             self._platform_outputs(inputs["training"]["Training"]),
         )  # fmt: skip
         return self.run_job(context)
+
+    def _archive(self, champion: dict[str, Any] | None) -> str | None:
+        """The champion's archive, when it is there: an input that is not would fail the job, and the report be lost."""
+        if champion is None:
+            return None
+        model_data: str = champion["model_data"]
+        if self.s3.check_for_key(model_data):
+            return model_data
+        self.log.warning("the archive of what serves is not there, so nothing is compared: %s", model_data)
+        return None
 
     def _platform_outputs(self, training: dict[str, Any]) -> dict[str, str]:
         """What SageMaker uploaded for debugger and profiler, where there is any: an empty input fails a job."""

@@ -35,7 +35,11 @@ PARAMETERS = {
     "profiler_interval_ms": ("Debugger and profiler", "profiler.interval_ms"),
     "profiler_num_steps": ("Debugger and profiler", "profiler.num_steps"),
     "minimum_accuracy": ("Gate", "gate.minimum_accuracy"),
+    "class_floor": ("Gate", "gate.class_floor"),
     "champion_margin": ("Gate", "gate.champion_margin"),
+    "equal": ("Gate", "gate.equal"),
+    "latency_budget_ms": ("Gate", "gate.latency_budget_ms"),
+    "size_budget_mb": ("Gate", "gate.size_budget_mb"),
     "approve": ("Gate", "gate.approve"),
     "batch_predict": ("Deployment", "deployment.batch_predict"),
     "instance_type": ("Compute", "compute.instance_type"),
@@ -97,6 +101,10 @@ def _schema(path: str) -> dict[str, Any]:
     root = node = _root()
     for key in path.split("."):
         node = _resolve(root, node)["properties"][key]
+    if "anyOf" in node:
+        # pydantic's way to write a value or null; the form knows a list of types.
+        value = next(choice for choice in node["anyOf"] if choice["type"] != "null")
+        node = {**node, **value, "type": ["null", value["type"]]}
     schema = {key: value for key, value in node.items() if key in _KEYWORDS}
     if "enum" in schema and "type" not in schema:
         schema["type"] = "integer" if all(isinstance(v, int) for v in schema["enum"]) else "string"

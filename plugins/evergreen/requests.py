@@ -71,12 +71,13 @@ def assess(
     dataset: dict[str, Any],
     code: dict[str, Any],
     training: dict[str, Any],
-    champion: dict[str, Any] | None,
+    champion_archive: str | None,
     context_uri: str,
     platform_outputs: dict[str, str] | None = None,
 ) -> Request:
     """CreateProcessingJob: rules, test-set evaluation against the champion, report.
 
+    :param champion_archive: None when nothing serves, and when the archive of what serves is gone.
     :param platform_outputs: `debug-output` and `profiler-output` → where SageMaker put them, in managed mode.
     """
     model_data = training["Training"]["ModelArtifacts"]["S3ModelArtifacts"]
@@ -88,7 +89,7 @@ def assess(
         _input("test", dataset["manifests"]["test"], manifest=True),
         _input("context", context_uri),
     ]
-    optional = {"champion": champion["model_data"]} if champion else {}
+    optional = {"champion": champion_archive} if champion_archive else {}
     for name, uri in {**optional, **(platform_outputs or {})}.items():
         arguments[name] = f"{PROCESSING}/input/{name}"
         inputs.append(_input(name, uri))

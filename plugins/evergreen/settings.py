@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 # ml_code/model/architectures.py builds these; a test holds the two lists together.
 Architecture = Literal[
@@ -287,9 +295,23 @@ class Profiler(Settings):
     rules: dict[ProfilerRuleName, Rule] = {"ProfilerReport": Rule()}
 
 
+def approval(value: Any) -> Any:
+    """What `gate.approve` was before it had three values."""
+    return {True: "always", False: "never"}[value] if isinstance(value, bool) else value
+
+
 class Gate(Settings):
+    """What a model must be to be deployed; null is not asked for. ml_code/report/verdict.py decides by it."""
+
     minimum_accuracy: float = Field(
         default=0.5, title="Lowest test accuracy", description="A model below it is held.", ge=0, le=1
+    )
+    class_floor: float | None = Field(
+        default=None,
+        title="Lowest recall of a class",
+        description="A model that finds a smaller share of any class's test images is held.",
+        ge=0,
+        le=1,
     )
     champion_margin: float = Field(
         default=0.02,
@@ -300,8 +322,47 @@ class Gate(Settings):
         le=1,
     )
     confidence: float = Field(default=0.95, title="Confidence", gt=0.5, lt=1)
-    approve: bool = Field(
-        default=False, title="Ask a human", description="Wait for an approval in the web UI before deploying."
+    equal: Literal["promote", "hold"] = Field(
+        default="promote",
+        title="An equal model",
+        description="Gains nothing, and the whole interval of its difference to the champion is within the margin.",
+    )
+    latency_budget_ms: float | None = Field(
+        default=None,
+        title="Latency budget, ms",
+        description="95 of 100 predictions of a single image take no longer, on the assess job's instance.",
+        gt=0,
+    )
+    size_budget_mb: float | None = Field(
+        default=None, title="Size budget, MB", description="Of the model archive.", gt=0
+    )
+    approve: Annotated[Literal["never", "always", "when_unsure"], BeforeValidator(approval)] = Field(
+        default="never",
+        title="Ask a person",
+        description="Wait for an approval in the web UI before deploying. When unsure: the difference to the champion "
+        "may be nought, the champion could not be compared, or a rule warned.",
+    )
+
+
+class Slack(Settings):
+    conn_id: str = Field(default="slack_api_default", min_length=1)
+    channel: str = Field(description="#name or id.", min_length=1)
+
+
+class Notify(Settings):
+    """Whom to tell that a model serves, is held, waits for a person, or that a task failed."""
+
+    sns: str | None = Field(
+        default=None,
+        description="ARN of an Amazon SNS topic.",
+        pattern=r"^arn:[\w-]+:sns:[\w-]+:\d{12}:[\w.-]+$",
+    )
+    slack: Slack | None = Field(
+        default=None, description="Needs apache-airflow-providers-slack, and its connection."
+    )
+    email: list[Annotated[str, Field(pattern=r"^\S+@\S+\.\S+$")]] = Field(
+        default=[],
+        description="Addresses; needs apache-airflow-providers-smtp, and the connection smtp_default.",
     )
 
 
@@ -386,6 +447,7 @@ class Pipeline(Settings):
     profiler: Profiler = Profiler()
     gate: Gate = Gate()
     deployment: Deployment = Deployment()
+    notify: Notify = Notify()
     compute: Compute = Compute()
 
 

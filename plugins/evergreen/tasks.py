@@ -11,16 +11,15 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import get_current_context, task
 from botocore.exceptions import ClientError
 
-from evergreen import endpoints, params, pipeline, requests, settings, source_code, sync
+from evergreen import endpoints, params, pipeline, requests, settings, source_code, sync, verdicts
 from evergreen.plan import Plan
 
 AWS_CONN_ID = "aws_default"
 
-APPROVAL_BODY = """\
-The gate lets this model through: {{ ti.xcom_pull("assess")["verdict"]["reasons"] | join(" ") }}
-
-Report: {{ ti.xcom_pull("assess")["report_uri"] }}/report.html, in the run's tab *Report*.
-"""
+# What the gate's task decides → the task that follows.
+BRANCHES = {"promote": "register", "ask": "approve", "hold": "hold"}
+QUESTION = "question"
+APPROVAL_BODY = "{{ ti.xcom_pull(task_ids='gate', key='" + QUESTION + "') }}"
 
 
 @task(multiple_outputs=False)
@@ -76,10 +75,10 @@ def gate() -> str:
     )
     verdict = assessment["verdict"]
     for check in verdict["checks"]:
-        print(f"{'passed' if check['passed'] else 'FAILED'}  {check['name']}: {check['detail']}")
-    if verdict["decision"] != "promote":
-        return "hold"
-    return "approve" if built.pipeline.gate.approve else "register"
+        print(f"{check['status']:<14}  {check['name']}: {check['detail']}")
+    context = get_current_context()
+    context["ti"].xcom_push(key=QUESTION, value=verdicts.markdown(verdict, built.dag_id, built.run_id))
+    return BRANCHES[verdict["decision"]]
 
 
 @task

@@ -54,7 +54,7 @@ def retrainings(stack: Stack) -> list[str]:
 def test_a_run_survives_a_kill_asks_a_person_and_predicts_the_batch(airflow: Stack) -> None:
     # Long enough a training to be killed in.
     conf = {"max_jobs": 2, "epochs_min": 80, "epochs_max": 80, "batch_size": [32]}
-    run = trigger(airflow, DAG, {**conf, "approve": True, "batch_predict": True})
+    run = trigger(airflow, DAG, {**conf, "approve": "always", "batch_predict": True})
     wait_for("the retraining", lambda: retrainings(airflow) == ["InProgress"], 180)
     process = run.process("retrain")
     assert process

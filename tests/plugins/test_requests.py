@@ -72,7 +72,7 @@ def valid(operation: str, request: dict[str, Any]) -> None:
          | requests.extract_features(plan(), DATASET, CODE, WEIGHTS, DATASET["manifests"], "s3://b/f")),
         ("CreateProcessingJob", {"ProcessingJobName": "n"} | requests.fetch_weights(plan(), CODE, "s3://b/w")),
         ("CreateProcessingJob", {"ProcessingJobName": "n"}
-         | requests.assess(plan(), DATASET, CODE, TRAINING, CHAMPION, "s3://b/context.json")),
+         | requests.assess(plan(), DATASET, CODE, TRAINING, CHAMPION["model_data"], "s3://b/context.json")),
         ("CreateHyperParameterTuningJob", {"HyperParameterTuningJobName": "n"}
          | requests.tune(plan(), DATASET, FEATURES, CODE)),
         ("CreateTrainingJob", {"TrainingJobName": "n"} | requests.retrain(plan(), DATASET, FEATURES, CODE, TUNING)),

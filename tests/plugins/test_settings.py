@@ -36,6 +36,13 @@ def test_a_source_is_all_that_is_needed() -> None:
         ("model", {"arch": "densenet121", "tail": "layer4"}, "model", "has no layer4"),
         ("model", {"image_size": "big"}, "model.image_size", "valid integer"),
         ("gate", {"minimum_accuracy": 1.5}, "gate.minimum_accuracy", "less than or equal to 1"),
+        ("gate", {"class_floor": -1}, "gate.class_floor", "greater than or equal to 0"),
+        ("gate", {"latency_budget_ms": 0}, "gate.latency_budget_ms", "greater than 0"),
+        ("gate", {"approve": "sometimes"}, "gate.approve", "'when_unsure'"),
+        ("gate", {"equal": "ask"}, "gate.equal", "'promote' or 'hold'"),
+        ("notify", {"sns": "a topic"}, "notify.sns", "match pattern"),
+        ("notify", {"email": ["nobody"]}, "notify.email.0", "match pattern"),
+        ("notify", {"slack": {"conn_id": "x"}}, "notify.slack.channel", "is missing"),
         ("dataset", {}, "dataset.source", "is missing"),
         (
             "dataset",
@@ -55,6 +62,11 @@ def test_a_mistake_is_one_sentence_that_names_the_setting(
     assert message.startswith(f"x.yaml: {setting}: ")
     assert words in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(("old", "new"), [(True, "always"), (False, "never"), ("when_unsure", "when_unsure")])
+def test_approve_may_still_be_yes_or_no(old: object, new: str) -> None:
+    assert validate(MINIMAL | {"gate": {"approve": old}}, "x.yaml").gate.approve == new
 
 
 @pytest.mark.parametrize("text", ["", "just words", "a: [", "- 1\n- 2"])

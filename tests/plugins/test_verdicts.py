@@ -1,0 +1,48 @@
+"""The gate's context, and its verdict in words."""
+
+import pytest
+
+from evergreen import verdicts
+from evergreen.operators import AssessOperator
+from scripts.local_stack import BUCKET, Cloud
+
+# An operator run without Airflow's task runner says so.
+pytestmark = pytest.mark.filterwarnings("ignore:.*outside of the Task Runner")
+
+VERDICT = {
+    "decision": "ask",
+    "reasons": ["Test accuracy is 97.50%.", "A person decides."],
+    "checks": [
+        {"name": "minimum accuracy", "value": 0.975, "threshold": 0.9, "relation": ">=", "unit": "share",
+         "status": "passed", "passed": True, "detail": ""},
+        {"name": "not worse than the champion", "value": -0.0055, "threshold": -0.02, "relation": ">",
+         "unit": "difference of shares", "status": "passed", "passed": True, "detail": ""},
+        {"name": "latency budget", "value": 12.3456, "threshold": 20.0, "relation": "<=", "unit": "ms",
+         "status": "passed", "passed": True, "detail": ""},
+        {"name": "rule Overfit", "value": None, "threshold": 0.1, "relation": None, "unit": None,
+         "status": "warned", "passed": True, "detail": ""},
+    ],
+}  # fmt: skip
+
+
+def test_the_question_has_the_reasons_the_table_and_the_way_to_the_report() -> None:
+    text = verdicts.markdown(VERDICT, "retrain_digits", "manual__2026-11-28T07:00:00+00:00")
+    assert text.startswith("**Ask**\n\n- Test accuracy is 97.50%.\n- A person decides.\n\n| check |")
+    assert "| minimum accuracy | passed | 97.50% | ≥ 90.00% |" in text
+    assert "| not worse than the champion | passed | -0.55 points | > -2.00 points |" in text
+    assert "| latency budget | passed | 12.35 ms | ≤ 20 ms |" in text
+    assert "| rule Overfit | warned | none | 0.1 |" in text
+    assert "/dags/retrain_digits/runs/manual__2026-11-28T07%3A00%3A00%2B00%3A00/plugin/report)" in text
+
+
+def test_a_champion_whose_archive_is_gone_is_no_input(cloud: Cloud) -> None:
+    """A job with an input that is not there fails, and the run would have no report."""
+    cloud.client("s3").put_object(Bucket=BUCKET, Key="there/model.tar.gz", Body=b"")
+    assess = AssessOperator(task_id="assess")
+    assert (
+        assess._archive({"model_data": f"s3://{BUCKET}/there/model.tar.gz"})
+        == f"s3://{BUCKET}/there/model.tar.gz"
+    )
+    assert assess._archive({"model_data": f"s3://{BUCKET}/gone/model.tar.gz"}) is None
+    assert assess._archive({"model_data": "s3://no-such-bucket/gone/model.tar.gz"}) is None
+    assert assess._archive(None) is None
