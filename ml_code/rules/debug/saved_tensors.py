@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from smdebug import modes
 from smdebug.core.access_layer.utils import END_OF_JOB_FILENAME
+from smdebug.core.index_reader import LocalIndexReader
 from smdebug.core.reductions import REDUCTIONS_PREFIX, reverse_reduction_tensor_name
 from smdebug.exceptions import TensorUnavailableForStep
 from smdebug.trials import create_trial
@@ -182,9 +183,9 @@ class SavedTensors:
     def order(self, global_step: int) -> list[str]:
         """The tensors saved at a step in the order in which they were: parameters, then the forward pass, then the
         backward pass."""
-        found, _ = self._trial.index_reader.load_tensor_data_from_index_files(
-            range_steps=(global_step, global_step + 1)
-        )
+        # A reader of its own: smdebug's reads each index file once.
+        reader = LocalIndexReader(str(self.folder))
+        found, _ = reader.load_tensor_data_from_index_files(range_steps=(global_step, global_step + 1))
         return [
             reverse_reduction_tensor_name(name)[0] if name.startswith(REDUCTIONS_PREFIX) else name
             for name in found

@@ -7,6 +7,7 @@ step before. Both leave out weights without a gradient tensor where gradients we
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -52,23 +53,20 @@ class WeightUpdateRatio:
                 f"too short: no weight was saved at two training steps{within}; lower the weights' train.save_interval"
             )
         issues = [one for one in ratios if not self.small_threshold <= one[1] <= self.large_threshold]
-        first = min(issues, key=lambda one: (one[0], one[1]), default=None)
+        # Of the first step, what is furthest outside.
+        first = min(issues, key=lambda one: (one[0], -self._severity(one[1])), default=None)
         largest, smallest = max(ratios, key=lambda one: one[1]), min(ratios, key=lambda one: one[1])
         bounds = f"from {self.small_threshold:g} to {self.large_threshold:g} is asked for"
+        step, value, name = first or max(ratios, key=lambda one: self._severity(one[1]))
+        too_large = not value * value <= self.large_threshold * self.small_threshold
+        threshold = self.large_threshold if too_large else self.small_threshold
         if first is None:
-            # Whichever is nearer to its threshold, in orders of magnitude.
-            near = [self.small_threshold / max(smallest[1], 1e-300), largest[1] / self.large_threshold]
-            step, value, name = smallest if near[0] > near[1] else largest
-            threshold = self.small_threshold if near[0] > near[1] else self.large_threshold
             detail = (
                 f"updates are {smallest[1]:.3g} ({smallest[2]}, step {smallest[0]}) to {largest[1]:.3g} "
                 f"({largest[2]}, step {largest[0]}) of the weight; {bounds}."
             )
             advice = ""
         else:
-            step, value, name = first
-            too_large = not value <= self.large_threshold
-            threshold = self.large_threshold if too_large else self.small_threshold
             affected = len({one[2] for one in issues})
             detail = (
                 f"the update of {name} at step {step} is {value:.3g} of the weight; {bounds} ({affected} of "
@@ -81,12 +79,18 @@ class WeightUpdateRatio:
                 "zero. A weight that is frozen on purpose is known by having no gradient tensor: save `gradients`."
             )
         if frozen:
-            detail += f" {frozen} frozen weights are left out."
+            detail += f" Frozen weights are left out ({frozen})."
         plot = by_step(
             "update / weight", by_name, threshold=threshold,
             worst=[name, largest[2], smallest[2], *(one[2] for one in issues)],
         )  # fmt: skip
         return Finding(first is not None, detail, step, name, value, threshold, advice, plot)
+
+    def _severity(self, ratio: float) -> float:
+        """How many times a ratio is outside; below 1, how near to it."""
+        if math.isnan(ratio):
+            return math.inf
+        return max(ratio / self.large_threshold, self.small_threshold / ratio if ratio else math.inf)
 
     def _ratios(self, tensors: SavedTensors, name: str) -> Iterator[tuple[int, float]]:
         earlier: deque[tuple[int, Array]] = deque(maxlen=1 if self.num_steps is None else None)
@@ -161,7 +165,7 @@ class UnchangedTensor:
         if note:
             detail += f" {note[0].upper()}{note[1:]}."
         if frozen:
-            detail += f" {frozen} frozen weights are left out."
+            detail += f" Frozen weights are left out ({frozen})."
         worst = sorted(
             (one for one in names if by_name[one]), key=lambda one: min(c for _, c in by_name[one])
         )
