@@ -34,18 +34,18 @@ class Fault:
     """Every how many steps one is held up, and for how many seconds."""
 
 
-FAULTS: dict[str, tuple[float, Fault]] = {
-    "starved loader": (3.0, Fault(loading=0.001)),
-    "step outliers": (4.0, Fault(held_up=(12, 0.1))),
-    "memory leak": (6.0, Fault(leaked=500_000)),
+FAULTS: dict[str, tuple[float, int, Fault]] = {
+    "starved loader": (3.0, 0, Fault(loading=0.001)),
+    "step outliers": (0.0, 320, Fault(held_up=(20, 0.15))),
+    "memory leak": (6.0, 0, Fault(leaked=500_000)),
 }
-"""Seconds of training, and what is wrong."""
+"""Seconds and steps of training, and what is wrong."""
 
 
 def plant(root: Path) -> dict[str, Path]:
     """Train with each of FAULTS; name to profiler folder."""
-    for name, (seconds, fault) in FAULTS.items():
-        train(root / name, 0, seconds, fault)
+    for name, (seconds, least, fault) in FAULTS.items():
+        train(root / name, 0, seconds, fault, least)
     return {name: root / name for name in FAULTS}
 
 
@@ -65,8 +65,11 @@ class _Images(Dataset[tuple[Tensor, int]]):
         return self._inputs[index], int(self._labels[index])
 
 
-def train(folder: Path, seed: int, seconds: float, fault: Fault = Fault()) -> None:
-    """Train a small network for `seconds` with everything that watches a training job; files go below `folder`."""
+def train(folder: Path, seed: int, seconds: float, fault: Fault = Fault(), least: int = 0) -> None:
+    """Train a small network for `seconds` and for `least` steps, with everything that watches a training job.
+
+    Its files go below `folder`.
+    """
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     net = nn.Sequential(
@@ -77,7 +80,7 @@ def train(folder: Path, seed: int, seconds: float, fault: Fault = Fault()) -> No
     with JobProfiler(folder, INTERVAL, 0, torch.device("cpu")) as profiler:
         clock, batches = profiler.clock, _batches(_Images(seed, fault.loading))
         end, step = time.perf_counter() + seconds, 0
-        while time.perf_counter() < end:
+        while time.perf_counter() < end or step < least:
             clock.begin_step("TRAIN")
             with clock.phase("data"):
                 inputs, labels = next(batches)
