@@ -35,6 +35,12 @@ def job_page(dag_id: str, run_id: str, task_id: str) -> str:
     return f"{PREFIX}/jobs/{quote(dag_id)}/{quote(run_id, safe='')}/{quote(task_id)}"
 
 
+def is_local(sagemaker_url: str | None) -> bool:
+    """Whether a connection's address of SageMaker's API is not AWS's; AWS's own may be named too, of a VPC endpoint."""
+    host = urlsplit(sagemaker_url or "").hostname
+    return host is not None and not host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+
 def console(kind: str, name: str, region: str, partition: str) -> str:
     """SageMaker's console page of a job or endpoint, in the form of the provider's own links."""
     host = f"{region}.console.{BaseAwsLink.get_aws_domain(partition)}"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from evergreen import debugger
+from evergreen import addresses, cost, debugger, lineage
 from evergreen.plan import Plan
 
 
@@ -15,8 +15,12 @@ def build(
     training: dict[str, Any],
     weights: dict[str, Any] | None,
     champion: dict[str, Any] | None,
+    previous: tuple[dict[str, Any] | None, str | None],
 ) -> dict[str, Any]:
-    """The document; docs/contracts.md has its shape."""
+    """The document; docs/contracts.md has its shape.
+
+    :param previous: what `lineage.previous` returned.
+    """
     job, training = tuning["Tuning"], training["Training"]
     objective = job["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]
     return {
@@ -51,10 +55,40 @@ def build(
             "seconds": training.get("TrainingTimeInSeconds"),
             "billable_seconds": training.get("BillableTimeInSeconds"),
             "instance_type": training["ResourceConfig"]["InstanceType"],
+            "instances": training["ResourceConfig"]["InstanceCount"],
         },
         "champion": champion,
         "code": {"hash": code["hash"], "git_revision": plan.git_revision},
+        "cost": cost.build(
+            plan.prices,
+            plan.region,
+            plan.pipeline.compute.instance_type,
+            features,
+            tuning,
+            training,
+            local=plan.local,
+        ),
+        "lineage": lineage.build(plan, dataset, code, previous, _links(plan, job, training)),
         "rules": {name: rule.model_dump() for name, rule in debugger.rules(plan).items()},
         "managed_rules": debugger.statuses(training) if debugger.is_managed(plan) else None,
         "gate": plan.pipeline.gate.model_dump(),
+    }
+
+
+def _links(plan: Plan, tuning: dict[str, Any], training: dict[str, Any]) -> dict[str, str]:
+    """What → where: pages of SageMaker's console on AWS, ours elsewhere."""
+    named = {
+        "tuning job": ("tune", "tuning", tuning["HyperParameterTuningJobName"]),
+        "training job": ("retrain", "training", training["TrainingJobName"]),
+        "endpoint": ("deploy.endpoint", "endpoint", plan.endpoint_name),
+    }
+    return {
+        "run": addresses.run_page(plan.dag_id, plan.run_id, ""),
+        **{
+            what: addresses.ui(addresses.job_page(plan.dag_id, plan.run_id, task_id))
+            if plan.local
+            else addresses.console(kind, name, plan.region, plan.partition)
+            for what, (task_id, kind, name) in named.items()
+        },
+        "report": f"{plan.report_uri}/report.html",
     }

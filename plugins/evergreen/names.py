@@ -24,6 +24,11 @@ def resource(base: str, *parts: object, length: int = JOB_NAME_LENGTH, attempt: 
     return slug(base)[: length - len(tail)].rstrip("-") + tail
 
 
+def job(pipeline_name: str, task_id: str) -> str:
+    """The readable part of a job's name."""
+    return f"{pipeline_name}-{task_id.rpartition('.')[2]}"
+
+
 def run_folder(dag_id: str, run_id: str) -> str:
     """A run's folder below a pipeline's `reports/`: readable, and free of the `:` and `+` in run ids."""
     return f"{slug(run_id)[:40]}-{digest(dag_id, run_id)}"

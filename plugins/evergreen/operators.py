@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSki
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from botocore.exceptions import ClientError
 
-from evergreen import assess_context, debugger, durable, endpoints, features, names, requests
+from evergreen import assess_context, debugger, durable, endpoints, features, lineage, names, requests
 from evergreen.plan import Plan
 from evergreen.source_code import local_path
 
@@ -71,7 +71,7 @@ class PlannedJob(durable.DurableJob, FromPlan):
     def run_job(self, context: "Context", rounds: int = 1) -> dict[str, Any]:
         """:param rounds: how many jobs, one after another, the time limit is for."""
         plan = self.plan
-        base_name = f"{plan.pipeline_name}-{self.task_id.rpartition('.')[2]}"
+        base_name = names.job(plan.pipeline_name, self.task_id)
         # The limit is on the script; getting a machine, the data and the archives comes on top.
         return self.execute_job(
             context, base_name, rounds * (plan.pipeline.compute.max_runtime_seconds + 900)
@@ -136,7 +136,8 @@ class StageWeightsOperator(PlannedJob, SageMakerProcessingOperator):
 class ExtractFeaturesOperator(PlannedJob, SageMakerProcessingOperator):
     """The frozen trunk's output for each image, once per content address; only what is missing is computed.
 
-    Returns `{"uri", "computed", "unreadable"}`, or None where nothing is frozen.
+    Returns `{"uri", "computed", "unreadable", "job": {"name", "seconds", "instances"} | None}`, or None where nothing
+    is frozen.
     """
 
     kind = durable.PROCESSING
@@ -148,11 +149,11 @@ class ExtractFeaturesOperator(PlannedJob, SageMakerProcessingOperator):
             return None
         if found := features.find(self.s3, self.uri):
             self.log.info("found the features of an earlier run: %s", self.uri)
-            return {"uri": self.uri, "computed": False, "unreadable": found["unreadable"]}
+            return {"uri": self.uri, "computed": False, "unreadable": found["unreadable"], "job": None}
         manifests = features.missing(self.s3, self.uri, self.dataset["manifests"])
         if not manifests and features.has_trunk(self.s3, self.uri):
             self.log.info("found every part of the features of a run that did not end: %s", self.uri)
-            return self._finish()
+            return self._finish(None)
         self.config = requests.extract_features(
             self.plan, **inputs, manifests=manifests, features_uri=self.uri
         )
@@ -165,15 +166,20 @@ class ExtractFeaturesOperator(PlannedJob, SageMakerProcessingOperator):
         return inputs
 
     def _result(self, description: dict[str, Any]) -> dict[str, Any]:
-        return self._finish()
+        job = {
+            "name": description["ProcessingJobName"],
+            "seconds": _seconds(description["ProcessingStartTime"], description["ProcessingEndTime"]),
+            "instances": description["ProcessingResources"]["ClusterConfig"]["InstanceCount"],
+        }
+        return self._finish(job)
 
-    def _finish(self) -> dict[str, Any]:
+    def _finish(self, job: dict[str, Any] | None) -> dict[str, Any]:
         limit = self.plan.pipeline.dataset.max_unreadable
         try:
             summary = features.finish(self.s3, self.uri, self.dataset, limit, self.job_name)
         except features.FeaturesError as error:
             raise AirflowFailException(str(error)) from error
-        return {"uri": self.uri, "computed": True, "unreadable": summary["unreadable"]}
+        return {"uri": self.uri, "computed": True, "unreadable": summary["unreadable"], "job": job}
 
 
 class TuneOperator(PlannedJob, SageMakerTuningOperator):
@@ -207,7 +213,7 @@ class TuneOperator(PlannedJob, SageMakerTuningOperator):
                 "status": trial["TrainingJobStatus"],
                 "objective": trial.get("FinalHyperParameterTuningJobObjectiveMetric", {}).get("Value"),
                 "hyperparameters": trial["TunedHyperParameters"],
-                "seconds": _seconds(trial),
+                "seconds": _seconds(trial.get("TrainingStartTime"), trial.get("TrainingEndTime")),
             }
             for page in pages
             for trial in page["TrainingJobSummaries"]
@@ -286,7 +292,8 @@ class AssessOperator(PlannedJob, SageMakerProcessingOperator):
         plan = self.plan
         champion = endpoints.champion(self.hook, plan.endpoint_name)
         context_uri = f"{plan.run_uri}/context.json"
-        document = assess_context.build(plan, champion=champion, **inputs)
+        previous = lineage.previous(self.s3, plan, champion)
+        document = assess_context.build(plan, champion=champion, previous=previous, **inputs)
         self.s3.load_string(json.dumps(document, indent=1), context_uri, replace=True)
         self.config = requests.assess(
             plan, inputs["dataset"], inputs["code"], inputs["training"], self._archive(champion), context_uri,
@@ -494,10 +501,9 @@ def _model_data(training: dict[str, Any]) -> str:
     return str(training["Training"]["ModelArtifacts"]["S3ModelArtifacts"])
 
 
-def _seconds(trial: dict[str, Any]) -> float | None:
-    if "TrainingStartTime" not in trial or "TrainingEndTime" not in trial:
-        return None
-    return float((trial["TrainingEndTime"] - trial["TrainingStartTime"]).total_seconds())
+def _seconds(start: datetime | None, end: datetime | None) -> float | None:
+    """None for a job that never started."""
+    return (end - start).total_seconds() if start and end else None
 
 
 def _exists(describe: Any, name: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from evergreen import names
+from evergreen.cost import Prices
 from evergreen.settings import Pipeline
 
 
@@ -29,6 +30,11 @@ class Plan(BaseModel):
     inference_image: str
     # None where dags/ is no git checkout.
     git_revision: str | None = None
+    region: str = "us-east-1"
+    partition: str = "aws"
+    # Whether the connection leads to the local cloud.
+    local: bool = False
+    prices: Prices = Prices()
 
     @property
     def root(self) -> str:

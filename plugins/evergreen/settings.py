@@ -5,7 +5,7 @@ the parameters of the trigger form (`params.py`), so that a value has one defini
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -45,6 +45,9 @@ class SettingsError(ValueError):
 
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Checked = TypeVar("Checked", bound=Settings)
 
 
 class Splits(Settings):
@@ -467,8 +470,16 @@ def read(path: Path) -> dict[str, Any]:
 
 def validate(document: dict[str, Any], where: str) -> Pipeline:
     """:raises SettingsError: one sentence that names every wrong setting."""
+    return check(Pipeline, document, where)
+
+
+def check(model: type[Checked], document: dict[str, Any], where: str) -> Checked:
+    """The document as a model; `where` begins the sentence.
+
+    :raises SettingsError: one sentence that names every wrong setting.
+    """
     try:
-        return Pipeline.model_validate(document)
+        return model.model_validate(document)
     except ValidationError as error:
         mistakes = [f"{_setting(item['loc'])}: {_mistake(dict(item))}" for item in error.errors()]
         raise SettingsError(f"{where}: {'; '.join(mistakes)}") from error

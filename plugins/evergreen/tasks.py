@@ -11,7 +11,18 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import get_current_context, task
 from botocore.exceptions import ClientError
 
-from evergreen import endpoints, params, pipeline, requests, settings, source_code, sync, verdicts
+from evergreen import (
+    addresses,
+    cost,
+    endpoints,
+    params,
+    pipeline,
+    requests,
+    settings,
+    source_code,
+    sync,
+    verdicts,
+)
 from evergreen.plan import Plan
 
 AWS_CONN_ID = "aws_default"
@@ -31,10 +42,12 @@ def plan(file: str) -> dict[str, Any]:
         pipeline.check_name(path)
         document = params.apply(settings.read(path), dict(context["params"]))
         validated = settings.validate(document, path.name)
+        prices = cost.load(path.parent.parent)
     except settings.SettingsError as error:
         raise AirflowFailException(str(error)) from error
     run = context["dag_run"]
     compute = validated.compute
+    hook = SageMakerHook(aws_conn_id=AWS_CONN_ID)
     built = Plan(
         dag_id=run.dag_id,
         run_id=run.run_id,
@@ -51,6 +64,10 @@ def plan(file: str) -> dict[str, Any]:
         inference_image=compute.inference_image
         or _image("inference", compute.pytorch_inference_version, validated.deployment.instance_type),
         git_revision=source_code.git_revision(),
+        region=hook.conn_region_name,
+        partition=hook.conn_partition,
+        local=addresses.is_local(hook.conn_config.get_service_endpoint_url("sagemaker")),
+        prices=prices,
     )
     return built.to_xcom()
 
