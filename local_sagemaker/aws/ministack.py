@@ -78,7 +78,8 @@ class MiniStack:
             "STATE_DIR": str(self._state / "aws"),
             "S3_PERSIST": "1",
             "S3_DATA_DIR": str(self._state / "s3"),
-            "SERVICES": "s3,iam,sts,cloudwatch,logs",
+            # The last two for what rules and DAG runs tell people.
+            "SERVICES": "s3,iam,sts,cloudwatch,logs,sns,sqs",
             # Listeners on ports of their own, for services that are not wanted.
             "SFTP_ENABLED": "0",
             "IOT_MTLS_ENABLED": "0",
