@@ -1,6 +1,6 @@
 """One rule as a job beside a training job: what a RuleEvaluatorImage is for the local cloud.
 
-    RULE_CONFIG=ruleconfig.json RULE_STATUS=rule-status.json python -m rules.job
+    RULE_CONFIG=ruleconfig.json RULE_STATUS=rule-status.json python rule_job.py
 
 Looks at what the training job has written so far, again and again, until the rule finds an issue or the job has ended.
 Writes the verdict to OutputPath/verdict.json, ProfilerReport its page beside it, and to RULE_STATUS {"Status":

@@ -15,7 +15,7 @@ from smdebug import modes
 from smdebug.pytorch import Hook, SaveConfig
 from torch import nn
 
-CODE = Path(__file__).parents[3] / "ml_code"
+CODE = Path(__file__).parents[2] / "ml_code"
 
 
 class Writing:
@@ -56,7 +56,7 @@ class Writing:
             "RULE_STATUS": str(self.folder / "status.json"),
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "rules.job"], cwd=CODE, env=variables, stdout=subprocess.PIPE, text=True
+            [sys.executable, "rule_job.py"], cwd=CODE, env=variables, stdout=subprocess.PIPE, text=True
         )
 
     def status(self) -> dict[str, Any]:
