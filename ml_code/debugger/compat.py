@@ -28,6 +28,23 @@ class _Array(np.ndarray[Any, np.dtype[Any]]):
         return self.tobytes()
 
 
+class _NoTimeline:
+    """In place of smdebug's writer of a timeline, which is a thread that waits, and calls what Python 3.12 deprecates:
+    https://docs.python.org/3/library/datetime.html#datetime.datetime.utcfromtimestamp
+
+    profiler/timeline.py writes ours.
+    """
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def write_trace_events(self, **_: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def strtobool(value: str) -> int:
     """`distutils.util.strtobool`, which left Python in 3.12: https://peps.python.org/pep-0632/"""
     value = value.lower()
@@ -89,8 +106,10 @@ def _check_protobuf() -> None:
 
 def _import_smdebug() -> None:
     with _modules(_distutils() | _pyinstrument()), warnings.catch_warnings():
-        # One warning for each field of each message.
+        # One warning for each field of each message, and from Python 3.12 on one for a pattern that is no raw string.
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", SyntaxWarning)
+        import smdebug.core.hook
         import smdebug.core.tfevent.util
         import smdebug.core.writer
 
@@ -98,6 +117,7 @@ def _import_smdebug() -> None:
     smdebug.core.writer.make_tensor_proto = lambda nparray_data, tag: make_tensor_proto(
         nparray_data.view(_Array), tag
     )
+    smdebug.core.hook.TimelineFileWriter = _NoTimeline
 
 
 _check_protobuf()

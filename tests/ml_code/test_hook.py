@@ -1,6 +1,9 @@
 """The debugger hook in a real training, read back by smdebug."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +130,13 @@ def test_mixed_precisions_activations_are_saved(run_job: Job, digits: Path) -> N
     assert json.loads((result.output / "history.json").read_text())["hook_errors"] == []
     trial = create_trial(str(result.output / "debug-output"))
     assert trial.tensor("layer4.0.relu_input_0").value(0, mode=modes.TRAIN).std() > 0
+
+
+def test_the_hook_needs_nothing_of_what_smdebug_pins() -> None:
+    """pyinstrument does not load on Python 3.13, distutils has left Python, jobs are without both."""
+    hidden = "import sys; sys.modules.update(dict.fromkeys(('pyinstrument', 'distutils')))"
+    command = [sys.executable, "-W", "error", "-c", f"{hidden}; import debugger.hook; import smdebug.trials"]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": "ml_code"}, check=True)
 
 
 def test_step_numbers_go_on_after_an_interruption(tmp_path: Path) -> None:
