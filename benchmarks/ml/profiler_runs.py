@@ -20,6 +20,8 @@ from profiler.job import JobProfiler
 BATCH, FEATURES, CLASSES = 32, 256, 10
 INTERVAL = 0.1
 """Seconds between samples, the shortest that SageMaker takes."""
+DEVICE = 0.008
+"""Seconds in which each step waits for its device, as on a GPU: runs beside each other are not to slow each other."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Fault:
     loading: float = 0.0
     """Seconds that one image takes to load, in the training's own process: a loader that cannot keep up."""
     leaked: int = 0
-    """Bytes that each step keeps."""
+    """Bytes a second that steps keep."""
     held_up: tuple[int, float] = (0, 0.0)
     """Every how many steps one is held up, and for how many seconds."""
 
@@ -37,7 +39,7 @@ class Fault:
 FAULTS: dict[str, tuple[float, int, Fault]] = {
     "starved loader": (3.0, 0, Fault(loading=0.001)),
     "step outliers": (0.0, 320, Fault(held_up=(20, 0.15))),
-    "memory leak": (6.0, 0, Fault(leaked=500_000)),
+    "memory leak": (7.0, 0, Fault(leaked=25_000_000)),
 }
 """Seconds and steps of training, and what is wrong."""
 
@@ -73,14 +75,14 @@ def train(folder: Path, seed: int, seconds: float, fault: Fault = Fault(), least
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     net = nn.Sequential(
-        nn.Linear(FEATURES, 1024), nn.ReLU(), nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, CLASSES)
+        nn.Linear(FEATURES, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, CLASSES)
     )
     optimizer = torch.optim.Adam(net.parameters())
-    kept = []
+    kept: list[Tensor] = []
     with JobProfiler(folder, INTERVAL, 0, torch.device("cpu")) as profiler:
         clock, batches = profiler.clock, _batches(_Images(seed, fault.loading))
-        end, step = time.perf_counter() + seconds, 0
-        while time.perf_counter() < end or step < least:
+        began, step = time.perf_counter(), 0
+        while time.perf_counter() < began + seconds or step < least:
             clock.begin_step("TRAIN")
             with clock.phase("data"):
                 inputs, labels = next(batches)
@@ -88,6 +90,7 @@ def train(folder: Path, seed: int, seconds: float, fault: Fault = Fault(), least
                 inputs, labels = inputs.to("cpu"), labels.to("cpu")
             with clock.phase("forward"):
                 loss = nn.functional.cross_entropy(net(inputs), labels)
+                time.sleep(DEVICE)
                 if fault.held_up[0] and step % fault.held_up[0] == fault.held_up[0] - 1:
                     time.sleep(fault.held_up[1])
             with clock.phase("backward"):
@@ -95,8 +98,9 @@ def train(folder: Path, seed: int, seconds: float, fault: Fault = Fault(), least
                 torch.autograd.backward(loss)
             with clock.phase("optimizer"):
                 optimizer.step()
-                if fault.leaked:
-                    kept.append(torch.ones(fault.leaked, dtype=torch.uint8))
+                due = int(fault.leaked * (time.perf_counter() - began)) - sum(map(len, kept))
+                if due:
+                    kept.append(torch.ones(due, dtype=torch.uint8))
             clock.end_step()
             step += 1
 

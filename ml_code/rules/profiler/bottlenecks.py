@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from rules.profiler.finding import ProfilerFinding, fit_to_run
+from rules.profiler.finding import ProfilerFinding, fit_to_run, over_time, plot_over_time
 from rules.profiler.profile import Profile
 from rules.profiler.system_metrics import Array, NodeMetrics
-from rules.verdict import NotEvaluatedError, Plot, Series
+from rules.verdict import NotEvaluatedError
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,7 @@ def _share(
         points, violations, note = points + fitted.points, violations + int(both.sum()), fitted.note
         shares.append((share, name))
         details[name] = {"bottlenecks": int(both.sum()), "datapoints": fitted.points, "percent": share}
-        series.append(
-            Series.of(
-                f"{name}, busiest core", zip((times - times[0]).tolist(), busiest.tolist(), strict=True)
-            )
-        )
+        series.append(over_time(f"{name}, busiest core", times, busiest))
     share, name = max(shares)
     triggered = sum(one > rule.threshold for one, _ in shares)
     return ProfilerFinding(
@@ -125,7 +121,7 @@ def _share(
         value=share,
         threshold=rule.threshold,
         recommendation=recommendation if triggered else "",
-        plot=Plot("seconds of training", f"{measure}, %", tuple(series), limit),
+        plot=plot_over_time(f"{measure}, %", series, limit),
         triggered=triggered,
         violations=violations,
         datapoints=points,

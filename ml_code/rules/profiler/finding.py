@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rules.profiler.system_metrics import Array
-from rules.verdict import Finding, NotEvaluatedError
+from rules.verdict import Finding, NotEvaluatedError, Plot, Series
 
 # Percentiles of fewer points say nothing.
 MINIMUM = 20
@@ -99,3 +99,12 @@ def fit_to_run(rule: Any, times: Array) -> Fitted:
         f" The run has {points} datapoints in {seconds:.0f} s, so: {', '.join(changed)}." if changed else ""
     )
     return Fitted(points, patience, window, note)
+
+
+def over_time(name: str, times: Array, values: Array) -> Series:
+    """A line over the seconds since the first of `times`."""
+    return Series.of(name, zip(times - times[:1], values, strict=True))
+
+
+def plot_over_time(y: str, series: list[Series], threshold: float | None = None) -> Plot:
+    return Plot("seconds of training", y, tuple(series), threshold)

@@ -1,4 +1,4 @@
-"""Rules over GPU use: LowGPUUtilization, BatchSize, GPUMemoryIncrease, LoadBalancing.
+"""Rules over GPU use: LowGPUUtilization, BatchSize, LoadBalancing.
 
 Definitions: AWS, "List of Debugger built-in profiler rules". Their implementation is closed, and AWS publishes two
 sets of defaults, in the documentation and in smdebug_rulesconfig 1.0.1, which the SageMaker SDK sends: those of the
@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.spatial.distance import jensenshannon
 
-from rules.profiler.finding import ProfilerFinding, fit_to_run
+from rules.profiler.finding import ProfilerFinding, fit_to_run, over_time, plot_over_time
 from rules.profiler.profile import Profile
 from rules.profiler.system_metrics import Array
-from rules.verdict import NotEvaluatedError, Plot, Series
+from rules.verdict import NotEvaluatedError
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class LowGPUUtilization:
         shown, series, triggered, violations, points, note = [], [], 0, 0, 0, ""
         for node, gpus in profile.gpus().items():
             for gpu, column in gpus.items():
-                times, use = _recorded(profile, node, column)
+                times, use = profile.recorded(node, column)
                 fitted = fit_to_run(self, times)
                 points, note = points + fitted.points, fitted.note
-                series.append(_series(f"{node} {gpu}", times, use))
+                series.append(over_time(f"{node} {gpu}", times, use))
                 windows = [self._window(use[window]) for window in fitted.windows()]
                 fired = [one for one in windows if one.below]
                 triggered, violations = triggered + len(fired), violations + sum(one.below for one in fired)
@@ -68,7 +68,7 @@ class LowGPUUtilization:
             value=value,
             threshold=threshold,
             recommendation=recommendation,
-            plot=_plot("GPU use, %", series, self.threshold_p95),
+            plot=plot_over_time("GPU use, %", series, self.threshold_p95),
             triggered=triggered,
             violations=violations,
             datapoints=points,
@@ -119,12 +119,12 @@ class BatchSize:
             for gpu, column in gpus.items():
                 if gpu not in memory.get(node, {}):
                     raise NotEvaluatedError(f"no GPUMemoryUtilization of {gpu} of {node} was recorded")
-                times, cpu, use, used = _recorded(
-                    profile, node, np.mean(cores, axis=0), column, memory[node][gpu]
+                times, cpu, use, used = profile.recorded(
+                    node, np.mean(cores, axis=0), column, memory[node][gpu]
                 )
                 fitted = fit_to_run(self, times)
                 points, note = points + fitted.points, fitted.note
-                series.append(_series(f"{node} {gpu} memory", times, used))
+                series.append(over_time(f"{node} {gpu} memory", times, used))
                 for window in fitted.windows():
                     p95 = [float(np.percentile(values[window], 95)) for values in (cpu, use, used)]
                     room = min(limit - value for limit, value in zip(self._limits, p95, strict=True))
@@ -149,7 +149,7 @@ class BatchSize:
             "instance."
             if triggered
             else "",
-            plot=_plot("GPU memory, %", series, self.gpu_memory_threshold_p95),
+            plot=plot_over_time("GPU memory, %", series, self.gpu_memory_threshold_p95),
             triggered=triggered,
             violations=triggered,
             datapoints=points,
@@ -159,77 +159,6 @@ class BatchSize:
     @property
     def _limits(self) -> tuple[float, float, float]:
         return self.cpu_threshold_p95, self.gpu_threshold_p95, self.gpu_memory_threshold_p95
-
-
-@dataclass(frozen=True)
-class GPUMemoryIncrease:
-    """Fires when, after `patience` datapoints, the moving average of a GPU's memory jumps by more than `increase`.
-
-    At datapoint t: mean(m[t-w+1..t]) - mean(m[t-w..t-2]) > `increase` percentage points, w being `window`. That is a
-    jump between neighbouring samples: with w = 10 of `increase` / 0.2 points at least, if it stays. A slow leak never
-    fires it: MemoryLeak does. The documentation's defaults (increase 10, patience 100, window 500) can never fire, as
-    one sample in 500 moves a mean by 0.2 points at most; those of rulesconfig are the defaults here.
-    """
-
-    increase: float = 5.0
-    patience: int = 1000
-    window: int = 10
-
-    def check(self, profile: Profile) -> ProfilerFinding:
-        details: dict[str, Any] = {}
-        worst, triggered, points, note, series = None, 0, 0, "", []
-        for node, gpus in profile.gpus("GPUMemoryUtilization").items():
-            for gpu, column in gpus.items():
-                times, used = _recorded(profile, node, column)
-                fitted = fit_to_run(self, times)
-                if fitted.window < 2:
-                    raise NotEvaluatedError(
-                        "window must be 2 or more: the average before it has one point less"
-                    )
-                points, note = points + fitted.points, fitted.note
-                first = max(fitted.patience, fitted.window)
-                jumps = moving_jumps(used, fitted.window)[first - fitted.window :]
-                largest = int(jumps.argmax())
-                triggered += int((jumps > self.increase).sum())
-                series.append(_series(f"{node} {gpu}", times, used))
-                if worst is None or jumps[largest] > worst[0]:
-                    worst = (float(jumps[largest]), times[first + largest] - times[0], node, gpu)
-                quartiles = np.percentile(used, [5, 25, 50, 75, 95])
-                whisker = 1.5 * (quartiles[3] - quartiles[1])
-                details.setdefault(node, {})[gpu] = {
-                    "increase": float(jumps[largest]),
-                    "gpu_max": float(used.max()),
-                    **dict(zip(("p05", "p25", "p50", "p75", "p95"), quartiles.tolist(), strict=True)),
-                    "upper": float(quartiles[3] + whisker),
-                    "lower": float(quartiles[1] - whisker),
-                }
-        assert worst is not None
-        jump, second, node, gpu = worst
-        return ProfilerFinding(
-            triggered > 0,
-            f"the moving average of {gpu}'s memory on {node} rose by at most {jump:.2g} points from one sample to the "
-            f"next, {second:.0f} s into the training; the threshold is {self.increase:g}.{note}",
-            value=jump,
-            threshold=self.increase,
-            recommendation="See what the step at that time allocates and keeps: a larger batch, a list of tensors, a "
-            "new graph."
-            if triggered
-            else "",
-            plot=_plot("GPU memory, %", series, None),
-            triggered=triggered,
-            violations=triggered,
-            datapoints=points,
-            details=details,
-        )
-
-
-def moving_jumps(values: Array, window: int) -> Array:
-    """mean(v[t-w+1..t]) - mean(v[t-w..t-2]) for t from w to the end: [T - w]."""
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(window, len(values))
-    after = (total[ends + 1] - total[ends + 1 - window]) / window
-    before = (total[ends - 1] - total[ends - window]) / (window - 1)
-    return np.asarray(after - before)
 
 
 @dataclass(frozen=True)
@@ -249,7 +178,7 @@ class LoadBalancing:
         for node, gpus in profile.gpus().items():
             if len(gpus) < 2:
                 continue
-            times, *columns = _recorded(profile, node, *gpus.values())
+            times, *columns = profile.recorded(node, *gpus.values())
             fitted = fit_to_run(self, times)
             points, note = points + fitted.points, fitted.note
             shares = {gpu: _histogram(column) for gpu, column in zip(gpus, columns, strict=True)}
@@ -261,7 +190,7 @@ class LoadBalancing:
             workloads = {gpu: float(column.mean()) for gpu, column in zip(gpus, columns, strict=True)}
             details[node] = {"workloads": workloads, "distances": distances}
             series += [
-                _series(f"{node} {gpu}", times, column) for gpu, column in zip(gpus, columns, strict=True)
+                over_time(f"{node} {gpu}", times, column) for gpu, column in zip(gpus, columns, strict=True)
             ]
         if not pairs:
             raise NotEvaluatedError("no node has more than one GPU, so there is no load to balance")
@@ -277,7 +206,7 @@ class LoadBalancing:
             recommendation="Give each GPU the same share of a batch, in a process of its own (DistributedDataParallel)."
             if triggered
             else "",
-            plot=_plot("GPU use, %", series, None),
+            plot=plot_over_time("GPU use, %", series, None),
             triggered=triggered,
             violations=triggered,
             datapoints=points,
@@ -288,17 +217,3 @@ class LoadBalancing:
 def _histogram(use: Array) -> Array:
     counts, _ = np.histogram(use, bins=np.arange(0, 101, 2))
     return np.asarray(counts / counts.sum())
-
-
-def _recorded(profile: Profile, node: str, *columns: Array) -> tuple[Array, ...]:
-    """Times and columns of the snapshots that have all of them."""
-    whole = ~np.isnan(columns).any(axis=0)
-    return profile.training[node].times[whole], *(column[whole] for column in columns)
-
-
-def _series(name: str, times: Array, values: Array) -> Series:
-    return Series.of(name, zip(times - times[:1], values, strict=True))
-
-
-def _plot(y: str, series: list[Series], threshold: float | None) -> Plot:
-    return Plot("seconds of training", y, tuple(series), threshold)

@@ -1,23 +1,97 @@
-"""MemoryLeak: memory that keeps growing, however slowly. Ours; AWS has no such rule."""
+"""Rules over memory that grows: GPUMemoryIncrease in a jump, MemoryLeak however slowly.
+
+The first is AWS's ("List of Debugger built-in profiler rules"), the second ours.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import theilslopes
 
-from rules.profiler.finding import ProfilerFinding
+from rules.profiler.finding import ProfilerFinding, fit_to_run, over_time, plot_over_time
 from rules.profiler.profile import Profile
 from rules.profiler.system_metrics import Array
-from rules.verdict import NotEvaluatedError, Plot, Series
+from rules.verdict import NotEvaluatedError
 
 # Theil-Sen looks at every pair: of more points, each is the median of a block.
 _BLOCKS = 200
 _QUARTERS = 4
 _MINIMUM = 30
+
+
+@dataclass(frozen=True)
+class GPUMemoryIncrease:
+    """Fires when, after `patience` datapoints, the moving average of a GPU's memory jumps by more than `increase`.
+
+    At datapoint t: mean(m[t-w+1..t]) - mean(m[t-w..t-2]) > `increase` percentage points, w being `window`. That is a
+    jump between neighbouring samples: with w = 10 of `increase` / 0.2 points at least, if it stays. A slow leak never
+    fires it: MemoryLeak does. The documentation's defaults (increase 10, patience 100, window 500) can never fire, as
+    one sample in 500 moves a mean by 0.2 points at most; those of rulesconfig are the defaults here.
+    """
+
+    increase: float = 5.0
+    patience: int = 1000
+    window: int = 10
+
+    def check(self, profile: Profile) -> ProfilerFinding:
+        details: dict[str, Any] = {}
+        worst, triggered, points, note, series = None, 0, 0, "", []
+        for node, gpus in profile.gpus("GPUMemoryUtilization").items():
+            for gpu, column in gpus.items():
+                times, used = profile.recorded(node, column)
+                fitted = fit_to_run(self, times)
+                if fitted.window < 2:
+                    raise NotEvaluatedError(
+                        "window must be 2 or more: the average before it has one point less"
+                    )
+                points, note = points + fitted.points, fitted.note
+                first = max(fitted.patience, fitted.window)
+                jumps = moving_jumps(used, fitted.window)[first - fitted.window :]
+                largest = int(jumps.argmax())
+                triggered += int((jumps > self.increase).sum())
+                series.append(over_time(f"{node} {gpu}", times, used))
+                if worst is None or jumps[largest] > worst[0]:
+                    worst = (float(jumps[largest]), times[first + largest] - times[0], node, gpu)
+                quartiles = np.percentile(used, [5, 25, 50, 75, 95])
+                whisker = 1.5 * (quartiles[3] - quartiles[1])
+                details.setdefault(node, {})[gpu] = {
+                    "increase": float(jumps[largest]),
+                    "gpu_max": float(used.max()),
+                    **dict(zip(("p05", "p25", "p50", "p75", "p95"), quartiles.tolist(), strict=True)),
+                    "upper": float(quartiles[3] + whisker),
+                    "lower": float(quartiles[1] - whisker),
+                }
+        assert worst is not None
+        jump, second, node, gpu = worst
+        return ProfilerFinding(
+            triggered > 0,
+            f"the moving average of {gpu}'s memory on {node} rose by at most {jump:.2g} points from one sample to the "
+            f"next, {second:.0f} s into the training; the threshold is {self.increase:g}.{note}",
+            value=jump,
+            threshold=self.increase,
+            recommendation="See what the step at that time allocates and keeps: a larger batch, a list of tensors, a "
+            "new graph."
+            if triggered
+            else "",
+            plot=plot_over_time("GPU memory, %", series, None),
+            triggered=triggered,
+            violations=triggered,
+            datapoints=points,
+            details=details,
+        )
+
+
+def moving_jumps(values: Array, window: int) -> Array:
+    """mean(v[t-w+1..t]) - mean(v[t-w..t-2]) for t from w to the end: [T - w]."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(window, len(values))
+    after = (total[ends + 1] - total[ends + 1 - window]) / window
+    before = (total[ends - 1] - total[ends - window]) / (window - 1)
+    return np.asarray(after - before)
 
 
 class _Growth(NamedTuple):
@@ -59,7 +133,7 @@ class MemoryLeak:
             growth = self._growth(times[first:], values[first:], percent=not name.endswith("InBytes"))
             leaks = growth.percent > self.increase and growth.smallest_quarter >= 0.5
             found.append((leaks, growth.percent, name, growth))
-            series.append(Series.of(name, zip(times - times[0], values, strict=True)))
+            series.append(over_time(name, times, values))
         if not found:
             raise NotEvaluatedError(
                 f"too short: {'; '.join(short)}; {_MINIMUM} are needed after the first {self.warmup:g} % "
@@ -82,7 +156,7 @@ class MemoryLeak:
             ".detach()), lists of outputs, caches without a bound, a retained graph."
             if leaks
             else "",
-            plot=Plot("seconds of training", "memory", tuple(one for one in series if one.name == name)),
+            plot=plot_over_time("memory", [one for one in series if one.name == name]),
             triggered=sum(one[0] for one in found),
             violations=sum(one[0] for one in found),
             datapoints=points,

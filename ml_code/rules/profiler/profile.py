@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rules.profiler.system_metrics import Array, NodeMetrics, read_nodes
 from rules.profiler.timeline import read_timeline
 from rules.verdict import NotEvaluatedError
@@ -65,11 +67,14 @@ class Profile:
             )
         return found
 
+    def recorded(self, node: str, *columns: Array) -> tuple[Array, ...]:
+        """Times and columns of those snapshots of `training` that have all of `columns`."""
+        whole = ~np.isnan(columns).any(axis=0)
+        return self.training[node].times[whole], *(column[whole] for column in columns)
+
     def span(self) -> tuple[float, float]:
         """Begin and end of what was recorded, seconds since the epoch."""
         events = self.timeline.events
         starts = [node.times[0] for node in self.nodes.values()] + [event.start for event in events[:1]]
         ends = [node.times[-1] for node in self.nodes.values()]
-        return float(min(starts)), float(
-            max([*ends, *(event.start + event.seconds for event in events)], default=0.0)
-        )
+        return float(min(starts)), float(max([*ends, *(event.start + event.seconds for event in events)]))

@@ -12,8 +12,8 @@ from typing import Any, get_type_hints
 
 from rules.profiler.bottlenecks import CPUBottleneck, IOBottleneck
 from rules.profiler.finding import ProfilerFinding, rule_report
-from rules.profiler.gpus import BatchSize, GPUMemoryIncrease, LoadBalancing, LowGPUUtilization
-from rules.profiler.memory import MemoryLeak
+from rules.profiler.gpus import BatchSize, LoadBalancing, LowGPUUtilization
+from rules.profiler.memory import GPUMemoryIncrease, MemoryLeak
 from rules.profiler.profile import Profile
 from rules.profiler.savings import Change, changes
 from rules.profiler.steps import Dataloader, MaxInitializationTime, StepOutlier

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -58,11 +59,13 @@ class NodeMetrics:
 
 @dataclass
 class _Lines:
-    """What was read of one node, a line an element."""
+    """What was read of one node, a line an element: 20 bytes each, of which a day has tens of millions."""
 
-    times: list[float] = field(default_factory=list)
-    keys: list[Key] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
+    times: array[float] = field(default_factory=lambda: array("d"))
+    values: array[float] = field(default_factory=lambda: array("d"))
+    columns: array[int] = field(default_factory=lambda: array("i"))
+    keys: dict[Key, int] = field(default_factory=dict)
+    """Of `columns`."""
 
 
 def read_nodes(profiler_output: Path) -> tuple[dict[str, NodeMetrics], int]:
@@ -88,22 +91,19 @@ def _add(nodes: dict[str, _Lines], line: dict[str, Any]) -> None:
         raise ValueError("not finite")
     lines = nodes[node]
     lines.times.append(timestamp)
-    lines.keys.append(key)
     lines.values.append(value)
+    lines.columns.append(lines.keys.setdefault(key, len(lines.keys)))
 
 
 def _align(node: str, lines: _Lines) -> NodeMetrics:
     order = np.argsort(lines.times, kind="stable")
-    times = np.asarray(lines.times)[order]
+    times, values = np.asarray(lines.times)[order], np.asarray(lines.values)[order]
+    kinds = np.asarray(lines.columns)[order]
     first = np.concatenate([[True], np.diff(times) > _SNAPSHOT_SECONDS])
     snapshot = np.cumsum(first) - 1
-    rows: dict[Key, list[int]] = defaultdict(list)
-    for row, index in enumerate(order.tolist()):
-        rows[lines.keys[index]].append(row)
-    values = np.asarray(lines.values)[order]
     columns = {}
-    for key, chosen in sorted(rows.items()):
-        column = np.full(int(first.sum()), np.nan)
-        column[snapshot[chosen]] = values[chosen]
-        columns[key] = column
+    for key, kind in sorted(lines.keys.items()):
+        chosen = kinds == kind
+        columns[key] = np.full(int(first.sum()), np.nan)
+        columns[key][snapshot[chosen]] = values[chosen]
     return NodeMetrics(node, times[first], columns)

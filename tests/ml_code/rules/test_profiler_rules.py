@@ -21,7 +21,8 @@ from benchmarks.ml.profiler_files import (
 )
 from rules import Outputs, Verdict, evaluate
 from rules.profiler.finding import ProfilerFinding
-from rules.profiler.gpus import BatchSize, GPUMemoryIncrease, LoadBalancing, LowGPUUtilization
+from rules.profiler.gpus import BatchSize, LoadBalancing, LowGPUUtilization
+from rules.profiler.memory import GPUMemoryIncrease
 from rules.profiler.profile import Profile
 from rules.profiler.summaries import OverallSystemUsage
 
