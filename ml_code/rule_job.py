@@ -64,6 +64,10 @@ def watch(config: dict[str, Any]) -> Verdict:
             started = time.monotonic()
             verdict = evaluate(outputs, {name: {"parameters": parameters}})[0]
             if over or verdict.status == "IssuesFound":
+                if name == "ProfilerReport":
+                    from report.profiler_report import write_where_possible
+
+                    write_where_possible(outputs.profiler, Path(config["OutputPath"]), parameters)
                 return verdict
             took = time.monotonic() - started
             due = time.monotonic() + max(PAUSE_SECONDS, PAUSE_RATIO * took)

@@ -16,7 +16,7 @@ from rules.profiler.finding import ProfilerFinding
 from rules.profiler.profile import Profile
 from rules.profiler.report import ProfilerReport, summary
 from rules.profiler.savings import changes
-from rules.verdict import build_rule
+from rules.verdict import NotEvaluatedError, build_rule
 
 
 def write_report(
@@ -37,3 +37,15 @@ def write_report(
         write_json(folder / "profiler-reports" / f"{one.name}.json", document)
     (folder / "profiler-report.html").write_text(render_profile(profile, results, ranked), encoding="utf-8")
     return summary(results, ranked)
+
+
+def write_where_possible(folder: Path | None, output: Path, parameters: Mapping[str, str]) -> Path | None:
+    """The page for a profiler folder, or None where there is nothing to report: ProfilerReport's verdict says why."""
+    if folder is None:
+        return None
+    page = output / "profiler-output" / "profiler-report.html"
+    try:
+        write_report(Profile(folder), output, parameters)
+    except (NotEvaluatedError, ValueError):
+        return page if page.exists() else None
+    return page

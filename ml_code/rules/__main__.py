@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from report.profiler_report import write_where_possible
 from rules import Outputs, evaluate
 from rules.custom import evaluate_custom
 
@@ -48,6 +49,10 @@ def main() -> None:
             rules = {key: value for key, value in rules.items() if key != name} if rules else rules
             verdicts.append(evaluate_custom(outputs.debug or folder, Path(file), name, own))
         verdicts += evaluate(outputs, rules)
+        if arguments.report:
+            parameters = (rules or {}).get("ProfilerReport", {}).get("parameters", {})
+            page = write_where_possible(outputs.profiler, arguments.report, parameters)
+            print(page or "there is no profile to report", file=sys.stderr)
     for verdict in verdicts:
         print(f"{verdict.status:14}{verdict.name}: {verdict.detail}", file=sys.stderr)
     print(json.dumps([verdict.as_json() for verdict in verdicts], indent=2))
