@@ -53,8 +53,8 @@ def step_rows(profile: Profile) -> list[dict[str, Any]]:
         for mode in ("TRAIN", "EVAL", "PREDICT"):
             steps = profile.timeline.steps(node, mode)
             if len(steps.seconds):
-                total = float(steps.seconds.sum())
-                row = {"node": node, "mode": mode, "count": len(steps.seconds), "total": total}
+                total = float((steps.seconds * steps.stands_for).sum())
+                row = {"node": node, "mode": mode, "count": int(steps.stands_for.sum()), "total": total}
                 rows.append({**row, **statistics(steps.seconds)})
     return rows
 
@@ -66,10 +66,7 @@ def phase_rows(profile: Profile) -> Mapping[str, float]:
         for phase, value in profile.timeline.phase_seconds().items()
         if phase in PHASES
     }
-    train, evaluation = (
-        sum(event.seconds for event in profile.timeline.named("step", mode=mode))
-        for mode in ("TRAIN", "EVAL")
-    )
+    train, evaluation = (profile.timeline.step_seconds(mode) for mode in ("TRAIN", "EVAL"))
     if seconds:
         seconds["rest of the training steps"] = max(train - sum(seconds.values()), 0.0)
     elif train:

@@ -79,8 +79,8 @@ _UNKNOWN = {
 
 def _data_wait(profile: Profile) -> Change | None:
     seconds = profile.timeline.phase_seconds()
-    wait = seconds.pop("data_wait", 0.0) * _kept(profile)
-    computing = sum(seconds.values()) * _kept(profile)
+    wait = seconds.pop("data_wait", 0.0)
+    computing = sum(seconds.values())
     if not computing:
         return None
     return Change(
@@ -116,8 +116,8 @@ def _outliers(profile: Profile) -> Change | None:
         if not len(computing):
             continue
         late = computing > computing.mean() + StepOutlier.stddev * computing.std()
-        excess += float((computing[late] - np.median(computing)).sum())
-        count += int(late.sum())
+        excess += float(((computing - np.median(computing)) * steps.stands_for)[late].sum())
+        count += int(steps.stands_for[late].sum())
     return Change(
         "Find what holds single steps up",
         STEADIER_STEPS,
@@ -137,7 +137,7 @@ def _idle_gpus(profile: Profile) -> Change | None:
         times, busy = profile.training[node].times, np.nanmax(list(columns.values()), axis=0)
         if len(times) > 1:
             idle = max(idle, float((1 - np.nanmean(busy) / 100) * (times[-1] - times[0])))
-    wait = profile.timeline.phase_seconds().get("data_wait", 0.0) * _kept(profile)
+    wait = profile.timeline.phase_seconds().get("data_wait", 0.0)
     return Change(
         "Use the GPU more, or a smaller one",
         "Larger batches with a larger learning rate, mixed precision, more loader workers; or a cheaper instance.",
@@ -146,16 +146,6 @@ def _idle_gpus(profile: Profile) -> Change | None:
         "LowGPUUtilization",
         bound=True,
     )
-
-
-def _kept(profile: Profile) -> float:
-    """Steps taken to steps in the timeline, which keeps only some of those of a very long training."""
-    ratios = []
-    for node in profile.timeline.nodes():
-        numbers = profile.timeline.steps(node, "TRAIN").numbers
-        if len(numbers):
-            ratios.append(float(numbers.max() - numbers.min() + 1) / len(numbers))
-    return max(ratios, default=1.0)
 
 
 _ESTIMATES: tuple[Callable[[Profile], Change | None], ...] = (

@@ -45,6 +45,11 @@ class Steps:
     start: Array
     seconds: Array
 
+    @property
+    def stands_for(self) -> Array:
+        """How many steps each is one of, [S]: of a very long training the timeline keeps some only."""
+        return np.maximum(np.diff(self.numbers, append=self.numbers[-1:] + 1), 1)
+
 
 @dataclass(frozen=True)
 class Timeline:
@@ -75,8 +80,19 @@ class Timeline:
 
     def phase_seconds(self, mode: str = "TRAIN") -> dict[str, float]:
         """Seconds in each phase of the steps of `mode`, added up over nodes; phases without an event are left out."""
-        seconds = {phase: sum(event.seconds for event in self.named(phase, mode=mode)) for phase in PHASES}
+        seconds = dict.fromkeys(PHASES, 0.0)
+        for node in self.nodes():
+            steps = self.steps(node, mode)
+            weights = dict(zip(steps.numbers.tolist(), steps.stands_for.tolist(), strict=True))
+            for phase in PHASES:
+                events = self.named(phase, node, mode)
+                seconds[phase] += sum(event.seconds * weights.get(event.step, 1.0) for event in events)
         return {phase: value for phase, value in seconds.items() if value > 0}
+
+    def step_seconds(self, mode: str) -> float:
+        """Of all steps of `mode`, added up over nodes."""
+        steps = [self.steps(node, mode) for node in self.nodes()]
+        return sum(float((one.seconds * one.stands_for).sum()) for one in steps)
 
     def loop(self, node: str | None = None) -> tuple[float, float] | None:
         """From the first step's start to the last one's end, seconds since the epoch."""

@@ -69,6 +69,18 @@ def test_steps_and_phases_of_a_real_training(real: Path) -> None:
     assert sum(phases.values()) <= taken.seconds.sum()
 
 
+def test_steps_of_a_long_training_stand_for_those_that_were_not_kept(tmp_path: Path) -> None:
+    """profiler/timeline.py keeps every 100th after 20,000; here every 10th after 20."""
+    taken = steps(np.full(120, 0.1))
+    kept = [event for event in taken if event[3] < 20 or event[3] % 10 == 0]
+    waits = [("data_wait", start, 0.04, step, mode) for _, start, _, step, mode in kept]
+    write_timeline(tmp_path, [*kept, *waits])
+    timeline = Profile(tmp_path).timeline
+    assert timeline.steps("algo-1", "TRAIN").stands_for.tolist() == [1] * 20 + [10] * 9 + [1]
+    assert timeline.step_seconds("TRAIN") == pytest.approx(0.1 * 111)
+    assert timeline.phase_seconds() == pytest.approx({"data_wait": 0.04 * 111})
+
+
 def test_a_timeline_of_smdebugs_own_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As its hook writes on AWS: modules' names, with the phase as the row's."""
     monkeypatch.setenv("SMPROFILER_CONFIG_PATH", str(tmp_path / "profilerconfig.json"))
