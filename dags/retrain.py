@@ -48,7 +48,11 @@ def retrain_dag(file: Path) -> None:
         catchup=False,
         # One endpoint, one run at a time.
         max_active_runs=1,
-        default_args={"retries": 2, "retry_delay": timedelta(seconds=15)},
+        default_args={
+            "retries": 2,
+            "retry_delay": timedelta(seconds=15),
+            "on_failure_callback": settings.tell["failed"],
+        },
     )
     def loop() -> None:
         plan = tasks.plan(str(file))
@@ -72,8 +76,8 @@ def retrain_dag(file: Path) -> None:
             outlets=[Asset(name=f"{name}_report", group="evergreen")],
         )
 
-        gate = tasks.gate()
-        hold = tasks.hold()
+        gate = tasks.gate.override(on_success_callback=settings.tell["asked"])()
+        hold = tasks.hold.override(on_success_callback=settings.tell["held"])()
         approve = ApprovalOperator(
             task_id="approve", subject=f"Deploy the new {name} model?", body=tasks.APPROVAL_BODY
         )
@@ -86,7 +90,11 @@ def retrain_dag(file: Path) -> None:
             )
             serving = {"endpoint_config_name": "deploy.endpoint_config"}
             chain(model, endpoint_config, EndpointOperator(task_id="endpoint", inputs=serving))
-        verify = VerifyEndpointOperator(task_id="verify", inputs={**serving, "assessment": "assess"})
+        verify = VerifyEndpointOperator(
+            task_id="verify",
+            inputs={**serving, "assessment": "assess"},
+            on_success_callback=settings.tell["promoted"],
+        )
         batch_predict = BatchPredictOperator(
             task_id="batch_predict", inputs={"dataset": "sync_dataset", "model_name": "deploy.model"}
         )

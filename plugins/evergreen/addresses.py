@@ -30,6 +30,11 @@ def run_page(dag_id: str, run_id: str, tab: str = "plugin/report") -> str:
     return ui(f"/dags/{quote(dag_id)}/runs/{quote(run_id, safe='')}/{tab}")
 
 
+def report_page(dag_id: str, run_id: str) -> str:
+    """A run's report without the UI around it."""
+    return f"{PREFIX}/reports/{quote(dag_id)}/{quote(run_id, safe='')}/report.html"
+
+
 def job_page(dag_id: str, run_id: str, task_id: str) -> str:
     """Our page of a task's job; on AWS it leads on to the console."""
     return f"{PREFIX}/jobs/{quote(dag_id)}/{quote(run_id, safe='')}/{quote(task_id)}"

@@ -29,6 +29,15 @@ def job(pipeline_name: str, task_id: str) -> str:
     return f"{pipeline_name}-{task_id.rpartition('.')[2]}"
 
 
+def base(pipeline_name: str) -> str:
+    """Of what a pipeline deploys."""
+    return f"evergreen-{slug(pipeline_name)}"
+
+
+def endpoint(pipeline_name: str) -> str:
+    return base(pipeline_name)[:JOB_NAME_LENGTH].rstrip("-")
+
+
 def run_folder(dag_id: str, run_id: str) -> str:
     """A run's folder below a pipeline's `reports/`: readable, and free of the `:` and `+` in run ids."""
     return f"{slug(run_id)[:40]}-{digest(dag_id, run_id)}"

@@ -9,7 +9,8 @@ import hashlib
 import json
 import math
 import time
-from datetime import datetime, timedelta
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSki
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from botocore.exceptions import ClientError
 
-from evergreen import assess_context, debugger, durable, endpoints, features, lineage, names, requests
+from evergreen import assess_context, debugger, durable, endpoints, features, lineage, names, requests, trials
 from evergreen.plan import Plan
 from evergreen.source_code import local_path
 
@@ -168,7 +169,7 @@ class ExtractFeaturesOperator(PlannedJob, SageMakerProcessingOperator):
     def _result(self, description: dict[str, Any]) -> dict[str, Any]:
         job = {
             "name": description["ProcessingJobName"],
-            "seconds": _seconds(description["ProcessingStartTime"], description["ProcessingEndTime"]),
+            "seconds": trials.seconds(description["ProcessingStartTime"], description["ProcessingEndTime"]),
             "instances": description["ProcessingResources"]["ClusterConfig"]["InstanceCount"],
         }
         return self._finish(job)
@@ -203,25 +204,16 @@ class TuneOperator(PlannedJob, SageMakerTuningOperator):
             text += f", best {metric['MetricName']} {metric['Value']:.4f} with {best['TunedHyperParameters']}"
         return text
 
+    def _log_lines(self) -> Iterator[str | None]:
+        """A tuning job has no log of its own; what its trials come to is what a person waits for."""
+        assert self.job_name
+        objective = self.plan.pipeline.tuning.objective
+        minimize = requests.OBJECTIVES[objective] == "Minimize"
+        return trials.lines(self.hook, self.job_name, objective, minimize=minimize)
+
     def _result(self, description: dict[str, Any]) -> dict[str, Any]:
-        pages = self.hook.conn.get_paginator("list_training_jobs_for_hyper_parameter_tuning_job").paginate(
-            HyperParameterTuningJobName=self.job_name
-        )
-        trials = [
-            {
-                "name": trial["TrainingJobName"],
-                "status": trial["TrainingJobStatus"],
-                "objective": trial.get("FinalHyperParameterTuningJobObjectiveMetric", {}).get("Value"),
-                "hyperparameters": trial["TunedHyperParameters"],
-                "seconds": _seconds(trial.get("TrainingStartTime"), trial.get("TrainingEndTime")),
-            }
-            for page in pages
-            for trial in page["TrainingJobSummaries"]
-        ]
-        return {
-            **super()._result(description),
-            "TrainingJobs": sorted(trials, key=lambda trial: trial["name"]),
-        }
+        assert self.job_name
+        return {**super()._result(description), "TrainingJobs": trials.listed(self.hook, self.job_name)}
 
 
 class RetrainOperator(PlannedJob, SageMakerTrainingOperator):
@@ -499,11 +491,6 @@ def invoke(aws_conn_id: str | None, endpoint_name: str, image: bytes) -> dict[st
 
 def _model_data(training: dict[str, Any]) -> str:
     return str(training["Training"]["ModelArtifacts"]["S3ModelArtifacts"])
-
-
-def _seconds(start: datetime | None, end: datetime | None) -> float | None:
-    """None for a job that never started."""
-    return (end - start).total_seconds() if start and end else None
 
 
 def _exists(describe: Any, name: str) -> bool:

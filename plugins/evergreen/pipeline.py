@@ -10,8 +10,8 @@ from pathlib import Path
 
 from airflow.sdk import Param
 
-from evergreen import params
-from evergreen.settings import SettingsError, read, validate
+from evergreen import notifications, params
+from evergreen.settings import Notify, SettingsError, read, validate
 
 # What Airflow allows in a DAG's id, and what S3 keys and SageMaker names can carry.
 NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -25,6 +25,8 @@ class DagSettings:
     tags: tuple[str, ...]
     params: dict[str, Param]
     doc_md: str
+    # What the DAG's tasks call when it has happened, to tell people of it.
+    tell: dict[notifications.Event, notifications.Callback | None]
 
 
 def check_name(file: Path) -> None:
@@ -39,6 +41,7 @@ def load(file: Path) -> DagSettings:
         check_name(file)
         document = read(file)
         pipeline = validate(document, file.name)
+        tell = notifications.callbacks(pipeline.notify, file.stem)
     except SettingsError as error:
         return DagSettings(
             dag_id,
@@ -47,6 +50,7 @@ def load(file: Path) -> DagSettings:
             tags=("evergreen", "broken"),
             params={},
             doc_md=f"**This pipeline file cannot be used.** {error}",
+            tell=notifications.callbacks(Notify(), file.stem),
         )
     return DagSettings(
         dag_id,
@@ -55,4 +59,5 @@ def load(file: Path) -> DagSettings:
         tags=("evergreen", *pipeline.tags),
         params=params.build(pipeline),
         doc_md=f"{pipeline.description}\n\n```yaml\n{file.read_text()}\n```",
+        tell=tell,
     )

@@ -43,11 +43,11 @@ class Plan(BaseModel):
 
     @property
     def base_name(self) -> str:
-        return f"evergreen-{names.slug(self.pipeline_name)}"
+        return names.base(self.pipeline_name)
 
     @property
     def endpoint_name(self) -> str:
-        return self.base_name[: names.JOB_NAME_LENGTH].rstrip("-")
+        return names.endpoint(self.pipeline_name)
 
     @property
     def run_folder(self) -> str:

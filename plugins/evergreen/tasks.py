@@ -15,6 +15,7 @@ from evergreen import (
     addresses,
     cost,
     endpoints,
+    notifications,
     params,
     pipeline,
     requests,
@@ -43,6 +44,7 @@ def plan(file: str) -> dict[str, Any]:
         document = params.apply(settings.read(path), dict(context["params"]))
         validated = settings.validate(document, path.name)
         prices = cost.load(path.parent.parent)
+        notifications.callbacks(validated.notify, path.stem)
     except settings.SettingsError as error:
         raise AirflowFailException(str(error)) from error
     run = context["dag_run"]

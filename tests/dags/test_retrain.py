@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,12 @@ def test_nothing_heavy_is_imported() -> None:
     [
         "tuning: {lr: {min: 1, max: 0.1}}\ndataset: {source: x}",
         "schedule: now and then\ndataset: {source: x}",
+        pytest.param(
+            "notify: {slack: {channel: '#models'}}\ndataset: {source: x}",
+            marks=pytest.mark.skipif(
+                find_spec("airflow.providers.slack") is not None, reason="it is installed"
+            ),
+        ),
         "a: [",
         "",
     ],
@@ -85,6 +92,18 @@ def test_a_file_that_no_dag_can_be_called_after_says_so(tmp_path: Path) -> None:
     found = bag(folder)
     assert not found.import_errors
     assert "rename the file" in found.dags["retrain_my_dogs___cats"].doc_md
+
+
+def test_those_whom_a_pipeline_names_are_told(tmp_path: Path) -> None:
+    folder = shutil.copytree(DAGS, tmp_path / "dags")
+    topic = "arn:aws:sns:us-east-1:123456789012:models"
+    (folder / "pipelines" / "mine.yaml").write_text(f"notify: {{sns: '{topic}'}}\ndataset: {{source: x}}")
+    found = bag(folder)
+    mine, silent = found.dags["retrain_mine"], found.dags["retrain_digits"]
+    assert all(task.on_failure_callback for task in mine.tasks)
+    told = {task.task_id for task in mine.tasks if task.on_success_callback}
+    assert told == {"gate", "hold", "verify"}
+    assert not any(task.on_failure_callback or task.on_success_callback for task in silent.tasks)
 
 
 @pytest.mark.parametrize("schedule", ["@daily", "@quarterly", "0 3 * * 1"])

@@ -67,6 +67,7 @@ def test_a_run_survives_a_kill_asks_a_person_and_predicts_the_batch(airflow: Sta
     approve(airflow, run)
     assert run.wait(200) == "success"
     check_report_page(run)
+    check_other_pages(airflow, run)
     assert batch_answers(airflow) == 360
 
 
@@ -94,6 +95,30 @@ def check_report_page(run: Run) -> None:
     assert status_of(f"{report}/..%2f..%2flatest.json", run.token) == 404
     assert status_of(f"{report}/secrets.txt", run.token) == 404
     assert status_of(f"{run.url}/evergreen/reports/{DAG}/no-such-run/report.html", run.token) == 404
+
+
+def check_other_pages(stack: Stack, run: Run) -> None:
+    """The overview and the pages of the jobs, which ask the local cloud."""
+    overview = f"{run.url}/evergreen/overview"
+    assert status_of(overview) == 401
+    text = text_of(overview, run.token)
+    assert "evergreen-digits" in text
+    assert all(f'<span class="tag good">{word}</span>' in text for word in ("InService", "success", "serves"))
+    assert '<span class="tag warn">ask</span>' in text
+    jobs = f"{run.url}/evergreen/jobs/{DAG}/{quote(run.run_id, safe='')}"
+    assert status_of(f"{jobs}/retrain") == 401
+    assert "best epoch=" in text_of(f"{jobs}/retrain", run.token)
+    assert '<span class="tag good">Completed</span>' in text_of(f"{jobs}/tune", run.token)
+    assert "served before" in text_of(f"{jobs}/deploy.endpoint", run.token)
+    (log,) = (stack.airflow_home / "logs" / f"dag_id={DAG}").glob("run_id=*/task_id=tune/attempt=1.log")
+    assert log.read_text().count("the best so far is") == 2
+
+
+def text_of(url: str, token: str) -> str:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+        return str(response.read().decode())
 
 
 def batch_answers(stack: Stack) -> int:
