@@ -40,11 +40,6 @@ def resources(profile: Profile, metrics: Sequence[SystemMetric], unit: str, titl
     axes.set_xlim(0, end - begin)
     axes.set_ylim(0, 105 if unit == "%" else None)
     _legend(axes)
-    bands = (
-        "Grey is before and after the training loop, yellow is evaluation. "
-        if profile.timeline.events
-        else ""
-    )
     medians = ", ".join(f"{metric.resource} {np.median(metric.values):.3g}" for metric in chosen)
     sentence = f"{bands}Medians in {unit}: {medians}."
     return Chart(title, sentence, inline(drawing, f"use-{'share' if unit == '%' else 'rate'}"))

@@ -27,6 +27,8 @@ class Outputs:
 
     debug: Path | None = None
     profiler: Path | None = None
+    ended: bool = True
+    """False while the job writes: what is too short to judge may yet grow."""
 
 
 def evaluate(outputs: Outputs, rules: Mapping[str, Mapping[str, Any]] | None = None) -> list[Verdict]:
@@ -50,7 +52,7 @@ def evaluate(outputs: Outputs, rules: Mapping[str, Mapping[str, Any]] | None = N
     def profile() -> Profile:
         if outputs.profiler is None:
             raise NotEvaluatedError("there is no folder of the profiler; set profiler-interval-ms")
-        return Profile(outputs.profiler)
+        return Profile(outputs.profiler, outputs.ended)
 
     return [
         _verdict(name, settings, profile if name in _PROFILER_NAMES else tensors)

@@ -104,7 +104,7 @@ def _share(
             raise NotEvaluatedError(f"no {measure} of {name} was recorded")
         whole = ~np.isnan(waiting) & ~np.isnan(cores).all(axis=0)
         times = node.times[whole]
-        fitted = fit_to_run(rule, times)
+        fitted = fit_to_run(rule, times, profile.ended)
         busiest = np.nanmax(cores[:, whole], axis=0)
         both = (waiting[whole] > 0) & (busiest > limit)
         share = 100 * float(both.mean())

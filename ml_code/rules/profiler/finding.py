@@ -69,28 +69,30 @@ class Fitted:
                 yield slice(end - self.window, end)
 
 
-def fit_to_run(rule: Any, times: Array) -> Fitted:
+def fit_to_run(rule: Any, times: Array, ended: bool) -> Fitted:
     """The rule's `patience` and `window` (when it has one) for datapoints at `times` [T], in seconds.
 
     AWS's defaults count datapoints: 1,000 at 500 ms are 8.3 minutes, so a shorter job could never be told anything.
-    For a run that is no longer, a patience left at its default is a quarter of the datapoints, and at least
-    `MINIMUM`; a default window takes what is left. Raises NotEvaluatedError where that leaves fewer than `MINIMUM`
-    datapoints, and where a patience or window of the user's own is not reached.
+    For a run that has `ended` and is no longer, a patience left at its default is a quarter of the datapoints, and at
+    least `MINIMUM`; a default window takes what is left. A job that still runs may yet have them. Raises
+    NotEvaluatedError where fewer than `MINIMUM` datapoints are left, and where patience or window is not reached.
     """
     defaults = {one.name: one.default for one in dataclasses.fields(rule)}
     points = len(times)
     seconds = float(times[-1] - times[0]) if points else 0.0
     patience, window = rule.patience, getattr(rule, "window", 1)
     changed = []
-    if points <= patience and patience == defaults["patience"]:
+    if ended and points <= patience and patience == defaults["patience"]:
         patience = max(MINIMUM, points // 4)
         changed.append(f"patience {patience} instead of {rule.patience}")
     room = points - patience if changed else points
-    if window > room and window == defaults.get("window"):
+    if ended and window > room and window == defaults.get("window"):
         window = max(room, 1)
         changed.append(f"window {window} instead of {rule.window}")
     needed = max(patience + (MINIMUM if changed else 1), window)
     if points < needed:
+        if not ended:
+            raise NotEvaluatedError(f"{points} samples so far, and {needed} are needed while the job runs")
         raise NotEvaluatedError(
             f"too short: {points} samples in {seconds:.1f} s of training, {needed} are needed; "
             "sample more often (profiler-interval-ms), or lower `patience`"

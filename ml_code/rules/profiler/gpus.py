@@ -39,7 +39,7 @@ class LowGPUUtilization:
         for node, gpus in profile.gpus().items():
             for gpu, column in gpus.items():
                 times, use = profile.recorded(node, column)
-                fitted = fit_to_run(self, times)
+                fitted = fit_to_run(self, times, profile.ended)
                 points, note = points + fitted.points, fitted.note
                 series.append(over_time(f"{node} {gpu}", times, use))
                 windows = [self._window(use[window]) for window in fitted.windows()]
@@ -122,7 +122,7 @@ class BatchSize:
                 times, cpu, use, used = profile.recorded(
                     node, np.mean(cores, axis=0), column, memory[node][gpu]
                 )
-                fitted = fit_to_run(self, times)
+                fitted = fit_to_run(self, times, profile.ended)
                 points, note = points + fitted.points, fitted.note
                 series.append(over_time(f"{node} {gpu} memory", times, used))
                 for window in fitted.windows():
@@ -179,7 +179,7 @@ class LoadBalancing:
             if len(gpus) < 2:
                 continue
             times, *columns = profile.recorded(node, *gpus.values())
-            fitted = fit_to_run(self, times)
+            fitted = fit_to_run(self, times, profile.ended)
             points, note = points + fitted.points, fitted.note
             shares = {gpu: _histogram(column) for gpu, column in zip(gpus, columns, strict=True)}
             distances = {

@@ -20,7 +20,6 @@ from rules.verdict import NotEvaluatedError
 # Theil-Sen looks at every pair: of more points, each is the median of a block.
 _BLOCKS = 200
 _QUARTERS = 4
-_MINIMUM = 30
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class GPUMemoryIncrease:
         for node, gpus in profile.gpus("GPUMemoryUtilization").items():
             for gpu, column in gpus.items():
                 times, used = profile.recorded(node, column)
-                fitted = fit_to_run(self, times)
+                fitted = fit_to_run(self, times, profile.ended)
                 if fitted.window < 2:
                     raise NotEvaluatedError(
                         "window must be 2 or more: the average before it has one point less"
@@ -109,26 +108,27 @@ class MemoryLeak:
     """Fires when memory grows by more than `increase` percent over the training and does not flatten.
 
     Looked at are each GPU's GPUMemoryUtilization and each node's ProcessMemoryInBytes, or where the platform wrote the
-    files MemoryUsedPercent, after the first `warmup` percent of the samples, in which caches fill. The growth is the
-    lower bound of the Theil-Sen slope's `confidence` percent interval (Sen 1968) times the time looked at, against the
-    median of the first quarter of it; a percentage counts as 1 at least. It flattens when some quarter of the samples
-    rises over the one before by less than half of what even growth would give. GPUMemoryIncrease sees jumps, this rule
-    what comes in small steps.
+    files MemoryUsedPercent, once there are more than `patience` samples, after the first `warmup` percent of them, in
+    which caches fill. The growth is the lower bound of the Theil-Sen slope's `confidence` percent interval (Sen 1968)
+    times the time looked at, against the median of the first quarter of it; a percentage counts as 1 at least. It
+    flattens when some quarter of the samples rises over the one before by less than half of what even growth would
+    give. GPUMemoryIncrease sees jumps, this rule what comes in small steps.
     """
 
     increase: float = 10.0
     warmup: float = 25.0
     confidence: float = 95.0
+    patience: int = 1000
 
     def check(self, profile: Profile) -> ProfilerFinding:
-        found, series, short, points = [], [], [], 0
+        found, series, short, points, note = [], [], [], 0, ""
         for name, times, values in _memories(profile):
-            first = int(len(values) * self.warmup / 100)
-            if len(values) - first < _MINIMUM:
-                short.append(
-                    f"{name} has {len(values)} samples in {np.ptp(times) if len(times) else 0:.1f} s"
-                )
+            try:
+                fitted = fit_to_run(self, times, profile.ended)
+            except NotEvaluatedError as error:
+                short.append(f"{name}: {error}")
                 continue
+            first, note = int(len(values) * self.warmup / 100), fitted.note
             points += len(values) - first
             growth = self._growth(times[first:], values[first:], percent=not name.endswith("InBytes"))
             leaks = growth.percent > self.increase and growth.smallest_quarter >= 0.5
@@ -136,10 +136,7 @@ class MemoryLeak:
             series.append(over_time(name, times, values))
         if not found:
             raise NotEvaluatedError(
-                f"too short: {'; '.join(short)}; {_MINIMUM} are needed after the first {self.warmup:g} % "
-                "(profiler-interval-ms)"
-                if short
-                else "no memory was recorded in the training; set profiler-interval-ms"
+                "; ".join(short) or "no memory was recorded in the training; set profiler-interval-ms"
             )
         leaks, percent, name, growth = max(found, key=lambda one: one[:2])
         detail = f"{name} grew by {percent:.3g} % of its level after warm-up"
@@ -149,7 +146,7 @@ class MemoryLeak:
             detail += f" and went on growing, by {60 * growth.slope / growth.level:.2%} a minute"
         return ProfilerFinding(
             leaks,
-            f"{detail}; the threshold is {self.increase:g} %.",
+            f"{detail}; the threshold is {self.increase:g} %.{note}",
             value=percent,
             threshold=self.increase,
             recommendation="Look for what keeps every step's tensors: losses added up with their graph (use .item() or "

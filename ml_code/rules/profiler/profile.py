@@ -17,10 +17,12 @@ from rules.verdict import NotEvaluatedError
 class Profile:
     """One `profiler-output` folder: this project's, or the platform's of a job on AWS.
 
-    Raises NotEvaluatedError when it holds neither system metrics nor a timeline.
+    `ended` is False for a job that still writes it: what is short may yet grow. Raises NotEvaluatedError when it holds
+    neither system metrics nor a timeline.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ended: bool = True) -> None:
+        self.ended = ended
         self.nodes, self.unreadable_lines = read_nodes(folder)
         """Snapshots of the whole job by node."""
         self.timeline = read_timeline(folder)

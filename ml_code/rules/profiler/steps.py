@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rules.profiler.finding import ProfilerFinding
+from rules.profiler.finding import MINIMUM, ProfilerFinding
 from rules.profiler.profile import Profile
 from rules.profiler.timeline import PHASES
 from rules.verdict import NotEvaluatedError, Plot, Series
@@ -175,6 +175,8 @@ class Dataloader:
             raise NotEvaluatedError(
                 f"no data_wait of TRAIN steps is in a timeline; {_CLOCK}; AWS's own definition needs `num_workers`"
             )
+        if len(waits) < MINIMUM and not workers:
+            raise NotEvaluatedError(f"too short: {len(waits)} training steps, {MINIMUM} are needed")
         share = 100 * seconds.get("data_wait", 0.0) / sum(seconds.values())
         if workers and workers.issue and share <= self.data_wait_threshold:
             return workers

@@ -377,7 +377,27 @@ def test_a_run_that_is_too_short_is_not_evaluated(tmp_path: Path, random: np.ran
     ):
         assert found[name].status == "NotEvaluated", name
         assert "too short: 30 samples in 14.5 s" in found[name].detail
-    assert "too short: algo-1 gpu0" in found["MemoryLeak"].detail
+    assert found["MemoryLeak"].status == "NotEvaluated"
+    assert "algo-1 MemoryUsedPercent: too short: 30 samples" in found["MemoryLeak"].detail
+    write_timeline(tmp_path, [("data_wait", START, 0.1, 0, "TRAIN")])
+    found["Dataloader"] = verdict(tmp_path, "Dataloader")
+    assert (found["Dataloader"].status, "1 training steps" in found["Dataloader"].detail) == (
+        "NotEvaluated",
+        True,
+    )
+
+
+def test_a_job_that_still_runs_is_given_awss_patience(tmp_path: Path, random: np.random.Generator) -> None:
+    """Its first samples, of memory that fills and GPUs that warm up, are not what it will be."""
+    filling = {("gpu", "gpu0", "GPUUtilization"): np.full(100, 20.0)}
+    filling["gpu", "gpu0", "GPUMemoryUtilization"] = np.linspace(10, 60, 100)
+    record(tmp_path, processors(random, 100) | filling)
+    for name in ("LowGPUUtilization", "MemoryLeak", "BatchSize"):
+        (running,) = evaluate(Outputs(profiler=tmp_path, ended=False), {name: {}})
+        assert running.status == "NotEvaluated"
+        assert "100 samples so far" in running.detail
+    assert verdict(tmp_path, "LowGPUUtilization").status == "IssuesFound"
+    assert verdict(tmp_path, "MemoryLeak").status == "IssuesFound"
 
 
 def test_only_the_training_loop_counts_where_a_timeline_says_when_it_was(
