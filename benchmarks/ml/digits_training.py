@@ -25,7 +25,7 @@ from smdebug import SaveConfig, SaveConfigMode, modes
 from smdebug.pytorch import Hook
 from smdebug.pytorch.singleton_utils import del_hook
 
-VALIDATION, BATCH, EVALUATION_BATCH, EPOCHS, LR = 600, 64, 1000, 12, 0.002
+VALIDATION, BATCH, EVALUATION_BATCH, EPOCHS, LR = 600, 64, 1000, 12, 0.004
 
 # Every collection that a rule asks for.
 COLLECTIONS = {
@@ -63,7 +63,7 @@ class Recipe:
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
     epochs: int = EPOCHS
     interval: int = 10
-    """Steps between two that are saved (losses and labels: every step)."""
+    """Steps between two that are saved (losses: every step)."""
     shifts: bool = True
     dropout: float = 0.3
     normalise: bool = True
@@ -94,11 +94,12 @@ class Run:
     exploded: tuple[str, int] | None = None
     """The first tensor, and its TRAIN step, with a value that is not finite; parameters come before activations."""
     steps_in_epoch: int = 0
+    interval: int = 1
 
 
 def train(folder: Path, seed: int, recipe: Recipe) -> Run:
     torch.manual_seed(seed)
-    run = Run(folder)
+    run = Run(folder, interval=recipe.interval)
     images, labels, validation_images, validation_labels = _data(recipe)
     net, criterion = Net(recipe.dropout), nn.CrossEntropyLoss()
     recipe.prepare(net)
@@ -171,8 +172,8 @@ def _hook(folder: Path, interval: int) -> Any:
     for name, regex in COLLECTIONS.items():
         if regex is not None:
             hook.get_collection(name).include(regex)
-    for name in ("losses", "labels_and_predictions"):
-        hook.get_collection(name).save_config = every(1, 1)
+    hook.get_collection("losses").save_config = every(1, 1)
+    hook.get_collection("labels_and_predictions").save_config = every(interval, 1)
     return hook
 
 

@@ -171,7 +171,7 @@ def _idle_shares(
     dropped, or alone."""
     window, complete = _Window(), False
     for step, value in tensors.values(name, "TRAIN"):
-        window.add(step, active(_by_unit(value)))
+        window.add(step, active(by_unit(value)))
         if window.values >= needed:
             yield step, _share(window, threshold_inactivity), window.values
             window, complete = _Window(), True
@@ -185,7 +185,7 @@ def _share(window: _Window, threshold_inactivity: float) -> float:
     return float(100 * np.mean(activity < threshold_inactivity))
 
 
-def _by_unit(value: Array) -> Array:
+def by_unit(value: Array) -> Array:
     """(values, units). Units are the second dimension of (images, channels, height, width), as of (images,
     features), and the last of (images, tokens, features)."""
     if value.ndim < 2:

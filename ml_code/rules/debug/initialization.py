@@ -31,7 +31,8 @@ class PoorWeightInitialization:
        per-layer variance over the smallest is > `threshold`. AWS writes "ratio between minimum and
        maximum", which could never exceed 10, so max/min is meant.
     2. Gradients: at one step, the smallest p95 - p5 over the gradient tensors is < `distribution_range`.
-    3. The TRAIN loss sets no new minimum for `patience` saved steps in a row.
+    3. The TRAIN loss has set no new minimum for `patience` saved steps, up to the last of the `steps`: one that
+       overshoots at first and then falls is decreasing.
 
     Readings: `steps` counts training iterations, so it means the same whatever the save interval;
     layers whose parameters are frozen do not count (their weights were not initialised by this job),
@@ -132,21 +133,17 @@ class PoorWeightInitialization:
             raise NotEvaluatedError(
                 f"{error}; save the `losses` collection at train.save_interval 1"
             ) from None
-        best, waited, longest = points[0].value, 0, (0, points[0].step)
-        for point in points[1:]:
-            waited = 0 if point.value < best else waited + 1
-            best = min(best, point.value)
-            longest = max(longest, (waited, point.step), key=lambda item: item[0])
+        lowest = min(points, key=lambda point: point.value)
+        waited = sum(point.step > lowest.step for point in points)
+        last = points[-1].step
         detail = (
-            f"the training loss went {longest[0]} saved steps without a new minimum (until step "
-            f"{longest[1]}), patience {patience}"
+            f"the training loss has set no new minimum for {waited} saved steps by step {last}, patience "
+            f"{patience}"
         )
         if note:
             detail += f" ({note})"
         plot = by_step("training loss", {name: [(p.step, p.value) for p in points]}, worst=[name])
-        return Finding(
-            longest[0] >= patience, detail, longest[1], name, float(longest[0]), float(patience), plot=plot
-        )
+        return Finding(waited >= patience, detail, last, name, float(waited), float(patience), plot=plot)
 
 
 def _gradient_block(name: str) -> str:

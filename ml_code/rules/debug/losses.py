@@ -32,10 +32,10 @@ class LossNotDecreasing:
     Readings: every rise is also a fall of less than `diff_percent`, so the second condition never
     decides; it tells a rising loss from a flat one in the detail. Checks lie at least `num_steps`
     apart, and a step is compared with the latest saved one that is old enough (saved each 3 with
-    num_steps 10: 21 against 9, then 33). `mode` left out means the first of EVAL, TRAIN, GLOBAL with
-    enough steps; EVAL uses the mean of each pass at the step of its last batch. A loss that is not
-    finite is an issue. At AWS's defaults a run that has converged fires: the detail says how far
-    the loss had fallen before.
+    num_steps 10: 21 against 9, then 33). `mode` left out means the first of EVAL and TRAIN with
+    enough steps, or GLOBAL where the script set no mode (elsewhere GLOBAL mixes the two); EVAL uses
+    the mean of each pass at the step of its last batch. A loss that is not finite is an issue. At
+    AWS's defaults a run that has converged fires: the detail says how far the loss had fallen before.
 
     The tensors are those of `collection_names` and `tensor_regex` where either is given, else the `losses`
     collection, or with `use_losses_collection` False whatever smdebug names as losses; the first tensor with
@@ -89,9 +89,10 @@ class LossNotDecreasing:
 
     def _series(self, tensors: SavedTensors) -> tuple[str, Mode, Series, int, str]:
         """(tensor, mode, its losses, num_steps in force, what was done to it)."""
-        modes: tuple[Mode, ...] = ("EVAL", "TRAIN", "GLOBAL")
+        modes: tuple[Mode, ...] = ("EVAL", "TRAIN")
         if self.mode is not None:
-            modes = tuple(mode for mode in modes if mode == self.mode)
+            every: tuple[Mode, ...] = ("EVAL", "TRAIN", "GLOBAL")
+            modes = tuple(mode for mode in every if mode == self.mode)
             if not modes:
                 raise ValueError(f"mode is {self.mode!r}, not EVAL, TRAIN or GLOBAL")
         names = None
@@ -106,13 +107,18 @@ class LossNotDecreasing:
                 found.append((series[-1].step - series[0].step, name, mode, series))
         if not found:
             raise NotEvaluatedError(f"no loss was saved in {' or '.join(modes)} mode; {SAVE_LOSSES}")
-        long_enough = next((one for one in found if one[0] >= self.num_steps), None)
-        span, name, mode, series = long_enough or max(found, key=lambda one: one[0])
-        num_steps, note = cut(
-            "num_steps", self.num_steps, default=10, needs=self.num_steps, points=span, least=5,
-            unit=f"{mode} steps from the first saved loss to the last",
-        )  # fmt: skip
-        return name, mode, series, num_steps, note
+        reasons = []
+        for span, name, mode, series in sorted(found, key=lambda one: one[0] < self.num_steps):
+            try:
+                num_steps, note = cut(
+                    "num_steps", self.num_steps, default=10, needs=self.num_steps, points=span, least=5,
+                    unit=f"{mode} steps from the first saved loss to the last",
+                )  # fmt: skip
+            except NotEvaluatedError as error:
+                reasons.append(str(error))
+            else:
+                return name, mode, series, num_steps, note
+        raise NotEvaluatedError("; ".join(reasons))
 
 
 def _checks(

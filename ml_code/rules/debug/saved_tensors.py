@@ -222,7 +222,9 @@ class SavedTensors:
     def _raw(self, name: str, mode: Mode, step: int) -> Array | None:
         try:
             value = self._trial.tensor(name).value(step, mode=self._mode(mode))
-        except TensorUnavailableForStep:
+        except TensorUnavailableForStep as error:
+            if not error.has_reductions:
+                raise  # the file is lost
             return None
         return np.asarray(value, dtype=np.float64)
 
