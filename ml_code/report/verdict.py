@@ -123,7 +123,7 @@ def _question(champion: Mapping[str, Any] | None, warned: Sequence[str], gate: G
     elif (
         champion is not None and champion["difference_interval"][0] <= 0 <= champion["difference_interval"][1]
     ):
-        doubts.append("the difference to the champion may be nought")
+        doubts.append("the difference to the champion may be zero")
     if warned:
         doubts.append(f"{', '.join(warned)} warned")
     return f"A person decides: gate.approve is when_unsure, and {' and '.join(doubts)}." if doubts else None

@@ -343,7 +343,7 @@ class Gate(Settings):
         default="never",
         title="Ask a person",
         description="Wait for an approval in the web UI before deploying. When unsure: the difference to the champion "
-        "may be nought, the champion could not be compared, or a rule warned.",
+        "may be zero, the champion could not be compared, or a rule warned.",
     )
 
 

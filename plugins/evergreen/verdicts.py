@@ -20,7 +20,7 @@ def markdown(verdict: dict[str, Any], dag_id: str, run_id: str) -> str:
             "",
             *(f"- {reason}" for reason in verdict["reasons"]),
             "",
-            "| check | result | value | needed |",
+            "| check | result | value | threshold |",
             "|---|---|--:|--:|",
             *rows,
             "",

@@ -99,7 +99,7 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"latency_budget_ms": 0}, {"size_budget_mb": -1}])
-def test_budgets_are_above_nought(wrong: dict[str, float]) -> None:
+def test_budgets_are_above_zero(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="not above 0"):
         replace(GATE, **wrong)
 
@@ -190,7 +190,7 @@ def test_without_a_margin_the_same_answers_are_not_worse() -> None:
     [
         ("always", champion(0.01, 0.03), [], "ask", "gate.approve is always"),
         ("when_unsure", champion(0.01, 0.03), [], "promote", "ruled out"),
-        ("when_unsure", champion(-0.01, 0.03), [], "ask", "may be nought"),
+        ("when_unsure", champion(-0.01, 0.03), [], "ask", "may be zero"),
         ("when_unsure", champion(0.01, 0.03), [rule(ISSUE, "warn")], "ask", "Overfit warned"),
         ("when_unsure", None, [], "promote", "Nothing is serving"),
         ("when_unsure", BROKEN, [], "ask", "could not be compared"),

@@ -59,6 +59,7 @@ def _runs(session: Session, dag_id: str) -> list[dict[str, Any]]:
     return [
         {
             "run_id": run.run_id,
+            "why": _why(values.get((run.run_id, "verdict")), run.end_date is not None),
             "state": str(getattr(run.state, "value", run.state)),
             "started": run.start_date,
             "seconds": (run.end_date - run.start_date).total_seconds()
@@ -69,3 +70,11 @@ def _runs(session: Session, dag_id: str) -> list[dict[str, Any]]:
         }
         for run in found
     ]
+
+
+def _why(verdict: dict[str, Any] | None, ended: bool) -> str:
+    """The one reason that says most: what failed, what is asked, how it compares with the champion."""
+    if verdict is None:
+        return "It ended before it was assessed." if ended else "It is under way."
+    most = {"hold": 0, "ask": -1, "promote": 1}[verdict["decision"]]
+    return str(verdict["reasons"][most])

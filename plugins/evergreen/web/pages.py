@@ -38,6 +38,11 @@ def moment(value: Any) -> str:
     return f"{time.day} {time:%B %Y, %H:%M:%S} UTC"
 
 
+def short(value: datetime | None) -> str:
+    """A time for a table: `2026-11-21 09:20 UTC`."""
+    return "-" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
 def duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
@@ -56,7 +61,12 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"moment": moment, "duration": duration, "significant": trials.significant}
+    made.filters |= {
+        "moment": moment,
+        "short": short,
+        "duration": duration,
+        "significant": trials.significant,
+    }
     return made
 
 
