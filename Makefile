@@ -4,6 +4,7 @@
 #   make test     every check and test
 #   make up/down  Airflow's web UI and the local cloud, in the background / stopped
 #   make cloud    the local cloud alone, in the foreground: STATE=DIR PORT=N AWS_PORT=M
+#   make report   the report of a finished training job: JOB=NAME (TEST=FOLDER|s3://… AWS=1)
 #   make check    linters and types
 #   make bench    one benchmark: NAME=dag-import (without NAME: the list)
 #   make chaos    one fault run: NAME=airflow-kill (without NAME: the list)
@@ -11,7 +12,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rooms test-end-to-end up down cloud check bench chaos
+.PHONY: help demo test test-rooms test-end-to-end up down cloud report check bench chaos
 
 # With it set, Airflow compiles its 20,000 modules anew in every process.
 unexport PYTHONDONTWRITEBYTECODE
@@ -41,6 +42,9 @@ PORT ?= 7700
 AWS_PORT ?= 7701
 cloud: $(VENV)/cloud/.installed $(VENV)/ml/.installed
 	@exec $(CLOUD) -m local_sagemaker --state $(STATE) --port $(PORT) --aws-port $(AWS_PORT)
+
+report: $(ENVIRONMENTS)
+	@$(AIRFLOW) -m scripts.report $(JOB) $(if $(TEST),--test $(TEST)) $(if $(AWS),--aws)
 
 check: $(ENVIRONMENTS)
 	$(AIRFLOW) -m ruff check .
