@@ -20,7 +20,7 @@ from profiler.job import JobProfiler
 BATCH, FEATURES, CLASSES = 32, 256, 10
 INTERVAL = 0.1
 """Seconds between samples, the shortest that SageMaker takes."""
-DEVICE = 0.008
+DEVICE = 0.012
 """Seconds in which each step waits for its device, as on a GPU: runs beside each other are not to slow each other."""
 
 

@@ -32,11 +32,11 @@ from benchmarks.ml.profiler_runs import plant, train
 from rules.profiler.profile import Profile
 from rules.profiler.report import RULES, Checked, ProfilerReport
 
-RUNS, AT_ONCE, SECONDS = 100, 4, 5.0
+RUNS, AT_ONCE, SECONDS = 100, 6, 5.0
 LONG = 1200
 """Samples at 500 ms: more than the 1,000 that AWS's defaults wait for."""
 HEALTHY = (
-    f"a small network trained for {SECONDS:g} s, {AT_ONCE} at a time, each step waiting 8 ms as for a GPU, sampled at "
+    f"a small network trained for {SECONDS:g} s, {AT_ONCE} at a time, each step waiting 12 ms as for a GPU, sampled at "
     "100 ms, with GPU rows made up for the samples (use around 93 %, dips for evaluation and checkpoints); and "
     f"{LONG} replayed samples at 500 ms of 2 such GPUs, with 2,000 steps of log-normal duration"
 )
