@@ -24,7 +24,7 @@ from rules.verdict import NotEvaluatedError
 
 # A loader that keeps up hands a batch over in a few percent of the time that the step computes.
 _WAIT_FLOOR = 0.05
-# Below both of these there is nothing to gain.
+# Seconds, and share of the job; what saves less than the larger of the two is not worth a line.
 _SECONDS, _SHARE = 0.5, 0.01
 
 
