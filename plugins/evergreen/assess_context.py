@@ -71,6 +71,7 @@ def build(
         "lineage": lineage.build(plan, dataset, code, previous, _links(plan, job, training)),
         "rules": {name: rule.model_dump() for name, rule in debugger.rules(plan).items()},
         "managed_rules": debugger.statuses(training) if debugger.is_managed(plan) else None,
+        "assess": plan.pipeline.assess.model_dump(),
         "gate": plan.pipeline.gate.model_dump(),
     }
 

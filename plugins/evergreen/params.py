@@ -34,6 +34,7 @@ PARAMETERS = {
     "debugger_mode": ("Debugger and profiler", "debugger.mode"),
     "profiler_interval_ms": ("Debugger and profiler", "profiler.interval_ms"),
     "profiler_num_steps": ("Debugger and profiler", "profiler.num_steps"),
+    "explanations": ("Assessment", "assess.explanations"),
     "minimum_accuracy": ("Gate", "gate.minimum_accuracy"),
     "class_floor": ("Gate", "gate.class_floor"),
     "champion_margin": ("Gate", "gate.champion_margin"),

@@ -298,6 +298,15 @@ class Profiler(Settings):
     rules: dict[ProfilerRuleName, Rule] = {"ProfilerReport": Rule()}
 
 
+class Assess(Settings):
+    explanations: Literal["none", "summary", "clarify"] = Field(
+        default="summary",
+        title="Explanations",
+        description="What a few answers rest on, and whether that is to be believed. 'clarify' also writes them as "
+        "SageMaker Clarify does.",
+    )
+
+
 def approval(value: Any) -> Any:
     """What `gate.approve` was before it had three values."""
     return {True: "always", False: "never"}[value] if isinstance(value, bool) else value
@@ -448,6 +457,7 @@ class Pipeline(Settings):
     tuning: Tuning = Tuning()
     debugger: Debugger = Debugger()
     profiler: Profiler = Profiler()
+    assess: Assess = Assess()
     gate: Gate = Gate()
     deployment: Deployment = Deployment()
     notify: Notify = Notify()

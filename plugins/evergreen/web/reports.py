@@ -20,7 +20,9 @@ FILES = {
     "rule-output/ProfilerReport/profiler-output/profiler-report.html": "text/html",
     "report.json": "application/json",
     "rules.json": "application/json",
+    "model_card.md": "text/markdown; charset=utf-8",
     "predictions.jsonl": "application/x-ndjson",
+    "champion-predictions.jsonl": "application/x-ndjson",
 }
 LARGEST_REPORT = 20 * 1024 * 1024
 
