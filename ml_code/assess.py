@@ -32,12 +32,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
+from report.cost import with_assessment
 from report.document import SCHEMA, finite, validate, write_json
+from report.explanations import explanations
 from report.illustrate import illustrate
-from report.models import Tested, against_champion, run_model, unpack
+from report.importance import importance
+from report.lineage import with_artefacts
+from report.model_card import model_card
+from report.models import Tested, against_champion, load, measured, not_comparable, run_model, unpack
 from report.page import render
-from report.pictures import smoke_sample
+from report.pictures import Picture, smoke_sample
 from report.predictions import Predictions
+from report.profiler_report import write_where_possible
 from report.training_output import TrainingOutput, read_training_output
 from report.verdict import Gate, decide
 from rules import Outputs, actions, evaluate
@@ -46,8 +52,11 @@ from rules.verdict import Policy, Verdict
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn", "scipy", "smdebug")
 NOTHING = Outputs()
+# Where AWS writes it.
+PROFILER_REPORT = "rule-output/ProfilerReport"
+PROFILER_PAGE = f"{PROFILER_REPORT}/profiler-output/profiler-report.html"
 # Members of context.json that report.json repeats.
-_REPEATED = ("dataset", "features", "weights", "tuning", "code", "gate", "managed_rules")
+_REPEATED = ("dataset", "features", "weights", "tuning", "code", "gate", "assess", "managed_rules")
 # What the page asks for, for a context that does not name the training job.
 _NO_TRAINING = dict.fromkeys(("name", "instance_type", "seconds", "billable_seconds", "hyperparameters"))
 
@@ -131,16 +140,34 @@ def assess(
             if outputs.profiler and outputs.profiler.is_dir():
                 shutil.copytree(outputs.profiler, output / "profiler-output", dirs_exist_ok=True)
         with clock.stage("challenger"):
-            challenger = run_model(model / "model.tar.gz", test, scratch / "challenger", gate.confidence)
+            loaded = load(model / "model.tar.gz", scratch / "challenger")
+            prior = (context.get("dataset") or {}).get("splits", {}).get("train")
+            challenger = run_model(loaded, test, output / "predictions.jsonl", gate.confidence, prior=prior)
+        with clock.stage("latency and robustness"):
+            challenger.metrics.update(measured(challenger, test, gate.confidence))
         rival = None
         if champion is not None:
             with clock.stage("champion"):
-                archive = champion / "model.tar.gz"
-                rival = against_champion(challenger, archive, test, scratch / "champion", gate.confidence)
-    verdict = decide(challenger.metrics, rival, verdicts, gate)
-    report = _document(context, challenger, rival, verdicts, verdict, training, clock)
+                rival = against_champion(
+                    challenger,
+                    champion / "model.tar.gz",
+                    test,
+                    scratch / "champion",
+                    output / "champion-predictions.jsonl",
+                    gate.confidence,
+                )
+        elif serving := context.get("champion"):
+            rival = not_comparable(f"its archive {serving['model_data']} is not there.")
+    verdict = decide(challenger.metrics, rival, verdicts, gate, loaded.archive_bytes)
+    with clock.stage("explanations"):
+        wanted = (context.get("assess") or {}).get("explanations", "summary")
+        explained, pictures = explanations(
+            wanted, loaded.model, challenger.predictions, test, gate.confidence, output / "explanations"
+        )
+    report = _document(context, challenger, rival, verdicts, verdict, training, explained, clock)
+    report["profiler"]["page"] = PROFILER_PAGE if (output / PROFILER_PAGE).is_file() else None
     with clock.stage("page"):
-        _write(output, report, challenger.predictions, training, test)
+        _write(output, report, challenger.predictions, training, pictures, test)
     print(f"decision={verdict['decision']} accuracy={challenger.metrics['accuracy']:.4f}", flush=True)
     for reason in verdict["reasons"]:
         print(f"  {reason}", flush=True)
@@ -149,11 +176,15 @@ def assess(
 
 def judge(outputs: Outputs, context: dict[str, Any], output: Path) -> list[Verdict]:
     """The verdicts on context.json's rules, ProfilerReport's page, and messages to those who wait for one."""
-    verdicts = evaluate(outputs, context["rules"])
+    rules = context["rules"]
+    verdicts = evaluate(outputs, rules)
+    if "ProfilerReport" in rules:
+        parameters = rules["ProfilerReport"].get("parameters") or {}
+        write_where_possible(outputs.profiler, output / PROFILER_REPORT, parameters)
     managed = context.get("managed_rules")
     if managed is not None:
         return overrule(verdicts, managed)
-    return [_tell(verdict, context["rules"][verdict.name].get("notify", [])) for verdict in verdicts]
+    return [_tell(verdict, rules[verdict.name].get("notify", [])) for verdict in verdicts]
 
 
 def _tell(verdict: Verdict, receivers: Sequence[str]) -> Verdict:
@@ -175,20 +206,23 @@ def _document(
     verdicts: Sequence[Verdict],
     verdict: dict[str, Any],
     training: TrainingOutput,
+    explained: dict[str, Any],
     clock: Clock,
 ) -> dict[str, Any]:
     """report.json, without numbers that JSON lacks."""
+    loaded = challenger.loaded
     report, not_finite = finite(
         {
             "schema_version": 1,
             "verdict": verdict,
             "metrics": challenger.metrics,
             "champion": rival,
+            "explanations": explained,
             "rules": [one.as_json() for one in verdicts],
             "model": {
-                **challenger.manifest,
-                "archive_sha256": challenger.archive_sha256,
-                "archive_bytes": challenger.archive_bytes,
+                **loaded.model.manifest,
+                "archive_sha256": loaded.archive_sha256,
+                "archive_bytes": loaded.archive_bytes,
             },
             "profiler": training.profiler(),
             "training": {
@@ -199,10 +233,15 @@ def _document(
             },
             "serving": context.get("champion"),
             "run": context["run"],
-            **{
-                key: context.get(key)
-                for key in ("dataset", "features", "weights", "tuning", "code", "gate", "managed_rules")
-            },
+            **{key: context.get(key) for key in _REPEATED},
+            "importance": importance(context.get("tuning")),
+            "cost": with_assessment(context.get("cost"), round(sum(clock.seconds.values()), 1)),
+            "lineage": with_artefacts(
+                context.get("lineage"),
+                loaded.model.manifest,
+                loaded.archive_sha256,
+                {name: version(name) for name in _LIBRARIES},
+            ),
             "unreadable": [
                 *training.unreadable,
                 *({"split": "test", **entry} for entry in challenger.predictions.unreadable),
@@ -220,15 +259,20 @@ def _document(
 
 
 def _write(
-    output: Path, report: dict[str, Any], predictions: Predictions, training: TrainingOutput, test: Path
+    output: Path,
+    report: dict[str, Any],
+    predictions: Predictions,
+    training: TrainingOutput,
+    explained: Sequence[Picture],
+    test: Path,
 ) -> None:
     validate(report)
-    page = render(report, illustrate(report, predictions, training, test))
+    page = render(report, illustrate(report, predictions, training, explained, test))
     (output / "report.html").write_text(page, encoding="utf-8")
+    (output / "model_card.md").write_text(model_card(report), encoding="utf-8")
     write_json(output / "report.json", report)
     shutil.copyfile(SCHEMA, output / SCHEMA.name)
     write_json(output / "rules.json", report["rules"])
-    predictions.write(output / "predictions.jsonl")
     _write_smoke(output / "smoke", predictions, test)
 
 
@@ -237,7 +281,7 @@ def _write_smoke(folder: Path, predictions: Predictions, test: Path) -> None:
     folder.mkdir(exist_ok=True)
     rows = []
     for number, i in enumerate(smoke_sample(predictions)):
-        source = test / predictions.files[i]
+        source = test / predictions.file(i)
         file = f"{number}{source.suffix.lower()}"
         shutil.copyfile(source, folder / file)
         rows.append({**predictions.row(i), "file": file})

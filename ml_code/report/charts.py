@@ -1,4 +1,4 @@
-"""The report's charts, each with the sentence that says what it shows."""
+"""Charts of the training job, each with the sentence that says what it shows."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from report.svg import INK, MUTED, SERIES, Chart, figure, inline, styled
+from report.svg import INK, SERIES, Chart, figure, inline, legend, styled
 from report.system_metrics import SystemMetric
 from rules.debug.saved_tensors import Point, evaluation_passes
 
@@ -24,8 +23,6 @@ _PHASES = (
     ("backward", "backward"),
     ("optimizer", "optimizer"),
 )
-# Larger confusion matrices are pictures: the numbers would not be legible in cells.
-CONFUSION_TABLE_CLASSES = 20
 
 
 @styled
@@ -92,11 +89,6 @@ def _line(axes: Axes, points: Sequence[tuple[int, float]], label: str, color: st
     axes.plot(x, y, marker="." if len(points) < 30 else None, color=color, label=label, **style)
 
 
-def _legend(axes: Axes) -> None:
-    """One legend style for all charts: above the drawing, where it hides no data."""
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, columnspacing=1.2, handlelength=1.4)
-
-
 def _best_epoch(epochs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     finite = [epoch for epoch in epochs if epoch.get("validation_loss") is not None]
     return min(finite, key=lambda epoch: float(epoch["validation_loss"]), default=None)
@@ -118,73 +110,8 @@ def _per_epoch(epochs: Sequence[Mapping[str, Any]], measure: str, title: str, la
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     if measure == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-    _legend(axes)
+    legend(axes)
     return Chart(title, f"{title} over {len(epochs)} epochs.", inline(drawing, f"epoch-{measure}"))
-
-
-@styled
-def best_so_far(jobs: Sequence[Mapping[str, Any]], objective: Mapping[str, Any]) -> Chart:
-    """Objective of each tuning job in the order they ran, and the best up to then."""
-    title = "Best so far"
-    minimize = objective.get("Type", "Minimize") == "Minimize"
-    values = [
-        (i, job["objective"]) for i, job in enumerate(jobs, start=1) if job.get("objective") is not None
-    ]
-    if not values:
-        return Chart(title, "Not drawn: no tuning job reported its objective.")
-    x, y = zip(*values, strict=True)
-    best = (np.minimum if minimize else np.maximum).accumulate(y)
-    drawing, axes = figure()
-    axes.plot(x, y, "o", color=SERIES[0], markersize=4.5, label="job")
-    axes.step(x, best, where="post", color=SERIES[1], label="best so far")
-    axes.set_xlabel("job")
-    axes.set_ylabel(objective.get("MetricName", "objective"))
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    _legend(axes)
-    first = x[list(y).index(best[-1])]
-    worst = max(y) if minimize else min(y)
-    sentence = f"Job {first} of {len(jobs)} is the best with {best[-1]:.4g}; the worst ended at {worst:.4g}."
-    return Chart(title, sentence, inline(drawing, "best"))
-
-
-@styled
-def learning_rates(jobs: Sequence[Mapping[str, Any]], objective: Mapping[str, Any]) -> Chart:
-    """Objective over learning rate, one colour per batch size."""
-    title = "Learning rate and batch size"
-    points = [
-        (float(rate), str(_hyperparameter(job, "batch-size") or "not given"), float(job["objective"]))
-        for job in jobs
-        if (rate := _hyperparameter(job, "lr")) is not None and job.get("objective") is not None
-    ]
-    if not points:
-        return Chart(title, "Not drawn: no finished job has a learning rate.")
-    drawing, axes = figure()
-    sizes = sorted({size for _, size, _ in points}, key=lambda size: (len(size), size))
-    for i, size in enumerate(sizes):
-        chosen = [(rate, value) for rate, other, value in points if other == size]
-        rates, values = zip(*chosen, strict=True)
-        marker = "osD^vP"[i % 6]
-        axes.plot(rates, values, marker, color=SERIES[i % len(SERIES)], markersize=5, label=f"batch {size}")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("learning rate (log scale)")
-    axes.set_ylabel(objective.get("MetricName", "objective"))
-    _legend(axes)
-    ascending = objective.get("Type", "Minimize") == "Minimize"
-    rate, size, value = (min if ascending else max)(points, key=lambda point: point[2])
-    sentence = (
-        f"{len(points)} jobs; the best has learning rate {rate:.3g} and batch size {size}, "
-        f"objective {value:.4g}."
-    )
-    return Chart(title, sentence, inline(drawing, "rates"))
-
-
-def _hyperparameter(job: Mapping[str, Any], name: str) -> Any:
-    given = job.get("hyperparameters", {})
-    spellings = {"lr": ("lr", "learning-rate", "learning_rate"), "batch-size": ("batch-size", "batch_size")}
-    return next((str(given[key]).strip('"') for key in spellings[name] if key in given), None)
 
 
 @styled
@@ -229,30 +156,7 @@ def system_timeline(metrics: Sequence[SystemMetric], unit: str, title: str) -> C
     axes.set_ylabel(unit)
     if unit == "%":
         axes.set_ylim(0, 105)
-    _legend(axes)
+    legend(axes)
     medians = ", ".join(f"{metric.resource} {np.median(metric.values):.3g}" for metric in chosen)
     sentence = f"Medians in {unit}: {medians}; {len(chosen[0].values)} samples."
     return Chart(title, sentence, inline(drawing, f"system-{'percent' if unit == '%' else 'rate'}"))
-
-
-@styled
-def confusion_picture(confusion: Sequence[Sequence[int]]) -> Chart:
-    """The confusion matrix as a picture, rows normalised; for more classes than a table can show."""
-    counts = np.asarray(confusion, dtype=float)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    drawing, axes = figure(height=340)
-    # Opacity and not colour carries the share: the page's background shows through in both modes.
-    cells = np.zeros((*shares.shape, 4))
-    cells[..., :3] = mpl.colors.to_rgb("#3b82f6")
-    cells[..., 3] = np.sqrt(shares)
-    axes.imshow(cells, interpolation="nearest")
-    axes.grid(False)
-    axes.set_xlabel("predicted class (number)", color=MUTED)
-    axes.set_ylabel("true class (number)", color=MUTED)
-    diagonal = np.diag(shares)[counts.sum(axis=1) > 0]
-    sentence = (
-        f"Each row is a true class, numbered as in the table below; the stronger the colour, the larger "
-        f"its share. On average {diagonal.mean():.1%} of a class lies on the diagonal, "
-        f"{diagonal.min():.1%} in the worst class."
-    )
-    return Chart("Confusion matrix", sentence, inline(drawing, "confusion"))

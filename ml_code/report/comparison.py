@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import binomtest
 
-Correct = npt.NDArray[np.bool_]
+from report.answers import Correct, Labels
 
 RESAMPLES = 10_000
 
@@ -31,6 +31,26 @@ def compare(challenger: Correct, champion: Correct, confidence: float, seed: int
         "only_challenger_right": wins,
         "only_champion_right": losses,
     }
+
+
+def compare_classes(
+    challenger: Correct, champion: Correct, labels: Labels, classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Images of each class that only one of the two gets right; arrays are [N], `labels` index `classes`."""
+    wins, losses = (
+        np.bincount(labels[won], minlength=len(classes))
+        for won in (challenger & ~champion, champion & ~challenger)
+    )
+    counts = np.bincount(labels, minlength=len(classes))
+    return [
+        {
+            "class": name,
+            "count": int(counts[i]),
+            "only_challenger_right": int(wins[i]),
+            "only_champion_right": int(losses[i]),
+        }
+        for i, name in enumerate(classes)
+    ]
 
 
 def paired_bootstrap(wins: int, losses: int, count: int, confidence: float, seed: int = 0) -> list[float]:

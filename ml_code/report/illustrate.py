@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from report import charts
+from report import charts, quality_charts, tuning_charts
 from report.pictures import Picture, confused_pairs, worst_errors
 from report.predictions import Predictions
 from report.rule_plots import rule_plot
@@ -24,18 +24,29 @@ class Illustrations:
     """Of the rules that found an issue, where they have something to draw."""
     worst: Sequence[Picture]
     pairs: Sequence[tuple[Mapping[str, Any], Sequence[Picture]]]
+    explained: Sequence[Picture]
+    """One for each of report.json's `explanations.images`."""
 
 
 def illustrate(
-    report: Mapping[str, Any], predictions: Predictions, training: TrainingOutput, test: Path
+    report: Mapping[str, Any],
+    predictions: Predictions,
+    training: TrainingOutput,
+    explained: Sequence[Picture],
+    test: Path,
 ) -> Illustrations:
     """Draw what the page needs; `test` is the folder that `predictions` names files of."""
     tuning = report["tuning"] or {}
     jobs, objective = tuning.get("jobs", []), tuning.get("objective", {})
     metrics = report["metrics"]
     drawn = {
-        "best_so_far": charts.best_so_far(jobs, objective),
-        "learning_rates": charts.learning_rates(jobs, objective),
+        "best_so_far": tuning_charts.best_so_far(jobs, objective),
+        "learning_rates": tuning_charts.learning_rates(jobs, objective),
+        "rate_batch_map": tuning_charts.rate_batch_map(jobs, objective),
+        "importance": tuning_charts.importance_bars(report["importance"]),
+        "reliability": quality_charts.reliability_diagram(
+            metrics["reliability"], metrics["expected_calibration_error"]
+        ),
         "step_losses": charts.step_losses(training.losses, training.losses_reason),
         "epoch_losses": charts.epoch_losses(report["training"]["history"]),
         "epoch_accuracy": charts.epoch_accuracy(report["training"]["history"]),
@@ -43,8 +54,8 @@ def illustrate(
         "system_percent": charts.system_timeline(training.system, "%", "Use over time"),
         "system_rate": charts.system_timeline(training.system, "MB/s", "Disk and network over time"),
     }
-    if len(metrics["per_class"]) > charts.CONFUSION_TABLE_CLASSES:
-        drawn["confusion"] = charts.confusion_picture(metrics["confusion"])
+    if len(metrics["per_class"]) > quality_charts.CONFUSION_TABLE_CLASSES:
+        drawn["confusion"] = quality_charts.confusion_picture(metrics["confusion"])
     found = [rule for rule in report["rules"] if rule["status"] == "IssuesFound"]
     plots = {rule["name"]: rule_plot(rule) for rule in found}
     return Illustrations(
@@ -52,4 +63,5 @@ def illustrate(
         rules={name: plot for name, plot in plots.items() if plot},
         worst=worst_errors(predictions, test),
         pairs=confused_pairs(predictions, test, metrics["most_confused"]),
+        explained=explained,
     )

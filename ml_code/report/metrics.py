@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,88 +10,94 @@ import numpy.typing as npt
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 
-Labels = npt.NDArray[np.int64]
-Probabilities = npt.NDArray[np.float64]
+from report.answers import Answers
+from report.baselines import baselines
+from report.calibration import expected_calibration_error, reliability
 
 CONFIDENCE = 0.95
 _TOP = 5
-_CALIBRATION_BINS = 15
 _PAIRS = 10
+_WORST = 5
 
 
 def classification_metrics(
-    labels: Labels, probabilities: Probabilities, classes: Sequence[str], confidence: float = CONFIDENCE
+    answers: Answers,
+    classes: Sequence[str],
+    confidence: float = CONFIDENCE,
+    prior: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Every metric of report.json's `metrics`.
 
-    `labels` [N] indexes `classes`; `probabilities` [N, C] has rows that sum to one. The prediction is
-    the most probable class. Precision, recall and F1 of a class without images or predictions are 0,
-    and `macro_f1` is the mean over the classes that have images. Raises ValueError without images.
+    Precision, recall and F1 of a class without images or predictions are 0, and macro means are over the classes
+    that have images. Raises ValueError without images.
+
+    :param prior: training images of each class, for the baselines.
     """
-    if not len(labels):
+    if not len(answers):
         raise ValueError("there is no image to measure on")
-    predictions = probabilities.argmax(axis=1)
     index = np.arange(len(classes))
     precision, recall, f1, count = sk.precision_recall_fscore_support(
-        labels, predictions, labels=index, zero_division=0
+        answers.labels, answers.predicted, labels=index, zero_division=0
     )
-    correct = int((predictions == labels).sum())
-    confusion = sk.confusion_matrix(labels, predictions, labels=index)
+    correct, present = int(answers.correct.sum()), count > 0
+    accuracy = correct / len(answers)
+    confusion = sk.confusion_matrix(answers.labels, answers.predicted, labels=index)
+    bins = reliability(answers)
+    per_class = [
+        {
+            "class": name,
+            "count": int(count[i]),
+            "precision": float(precision[i]),
+            "recall": float(recall[i]),
+            "recall_interval": wilson_interval(int(confusion[i, i]), int(count[i]), confidence),
+            "f1": float(f1[i]),
+        }
+        for i, name in enumerate(classes)
+    ]
     return {
-        "count": len(labels),
+        "count": len(answers),
         "correct": correct,
-        "accuracy": correct / len(labels),
-        "accuracy_interval": wilson_interval(correct, len(labels), confidence),
+        "accuracy": accuracy,
+        "accuracy_interval": wilson_interval(correct, len(answers), confidence),
         "confidence": confidence,
-        "log_loss": log_loss(labels, probabilities),
-        **_top_5(labels, probabilities),
-        "macro_f1": float(f1[count > 0].mean()),
-        "expected_calibration_error": expected_calibration_error(labels, probabilities),
-        "majority_class_accuracy": float(count.max() / count.sum()),
-        "per_class": [
-            {
-                "class": name,
-                "count": int(count[i]),
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-            }
-            for i, name in enumerate(classes)
-        ],
+        "log_loss": log_loss(answers),
+        **_top_5(answers, len(classes)),
+        "macro_precision": float(precision[present].mean()),
+        "macro_recall": float(recall[present].mean()),
+        "macro_f1": float(f1[present].mean()),
+        # One label an image: a wrong answer is a false positive of one class and a false negative of another, so
+        # that the three are the accuracy.
+        "micro_precision": accuracy,
+        "micro_recall": accuracy,
+        "micro_f1": accuracy,
+        "balanced_accuracy": float(recall[present].mean()),
+        "expected_calibration_error": expected_calibration_error(bins),
+        "reliability": bins,
+        "baselines": baselines(answers.labels, classes, prior),
+        "per_class": per_class,
+        "worst_classes": [classes[i] for i in np.lexsort((-count, recall)) if present[i]][:_WORST],
         "confusion": confusion.tolist(),
         "most_confused": _most_confused(confusion, classes),
     }
 
 
-def wilson_interval(successes: int, count: int, confidence: float = CONFIDENCE) -> list[float]:
-    """Wilson's score interval of a proportion (E. B. Wilson, 1927), as [low, high]."""
+def wilson_interval(successes: int, count: int, confidence: float = CONFIDENCE) -> list[float] | None:
+    """Wilson's score interval of a proportion (E. B. Wilson, 1927), as [low, high]; None of no trials."""
+    if not count:
+        return None
     interval = binomtest(successes, count).proportion_ci(confidence, method="wilson")
     return [float(interval.low), float(interval.high)]
 
 
-def log_loss(labels: Labels, probabilities: Probabilities) -> float:
+def log_loss(answers: Answers) -> float:
     """Mean negative log probability of the true class, in nats; probabilities are clipped at 2.2e-16."""
-    return float(sk.log_loss(labels, probabilities, labels=np.arange(probabilities.shape[1])))
+    return float(-np.log(np.maximum(answers.likelihood, np.finfo(float).eps)).mean())
 
 
-def expected_calibration_error(labels: Labels, probabilities: Probabilities) -> float:
-    """|confidence - accuracy| averaged over 15 equal bins of confidence, weighted by their images.
-
-    Source: Guo et al., "On Calibration of Modern Neural Networks", 2017, equation 3.
-    """
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == labels
-    bins = np.clip(np.ceil(confidence * _CALIBRATION_BINS).astype(int) - 1, 0, _CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, weights=confidence - correct, minlength=_CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / len(labels))
-
-
-def _top_5(labels: Labels, probabilities: Probabilities) -> dict[str, float | str | None]:
-    classes = probabilities.shape[1]
+def _top_5(answers: Answers, classes: int) -> dict[str, float | str | None]:
     if classes <= _TOP:
         return {"top_5_accuracy": None, "top_5_reason": f"with {classes} classes it is always 100 %"}
-    top = sk.top_k_accuracy_score(labels, probabilities, k=_TOP, labels=np.arange(classes))
-    return {"top_5_accuracy": float(top), "top_5_reason": None}
+    return {"top_5_accuracy": float((answers.rank < _TOP).mean()), "top_5_reason": None}
 
 
 def _most_confused(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,22 +11,33 @@ from typing import Any
 
 import numpy as np
 
-from model.artifact import load_model, sha256_of
-from report.comparison import compare
+from model.artifact import LoadedModel, load_model, sha256_of
+from report.comparison import compare, compare_classes
+from report.latency import BATCH, latency
 from report.metrics import classification_metrics
 from report.predictions import Predictions, predict
+from report.robustness import robustness
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model out of its archive."""
+
+    model: LoadedModel
+    seconds: float
+    """From files on disk to a model that can answer."""
+    archive_sha256: str
+    archive_bytes: int
 
 
 @dataclass(frozen=True)
 class Tested:
     """One model's answers on the test split, with what they cost and what they are worth."""
 
-    manifest: Mapping[str, Any]
+    loaded: Loaded
     predictions: Predictions
     metrics: dict[str, Any]
     seconds_per_image: float
-    archive_sha256: str
-    archive_bytes: int
 
 
 def unpack(archive: Path, folder: Path) -> Path:
@@ -41,53 +52,93 @@ def unpack(archive: Path, folder: Path) -> Path:
     return folder
 
 
-def run_model(archive: Path, test: Path, folder: Path, confidence: float) -> Tested:
-    """Unpack a model archive into `folder` and answer the test split with it."""
-    model = load_model(unpack(archive, folder))
+def load(archive: Path, folder: Path) -> Loaded:
+    """Unpack a model archive into `folder` and load it; raises as `unpack` and `model.artifact.load_model` do."""
+    unpack(archive, folder)
+    started = time.perf_counter()
+    model = load_model(folder)
+    seconds = time.perf_counter() - started
+    return Loaded(model, seconds, sha256_of(archive), archive.stat().st_size)
+
+
+def run_model(
+    loaded: Loaded,
+    test: Path,
+    out: Path,
+    confidence: float,
+    classes: tuple[str, ...] | None = None,
+    prior: Mapping[str, int] | None = None,
+) -> Tested:
+    """Answer the test split, each answer to `out` as it comes; `classes` as for `predict`, `prior` for baselines."""
     start = time.perf_counter()
-    predictions = predict(model, test)
-    seconds = (time.perf_counter() - start) / len(predictions.files)
-    return Tested(
-        manifest=model.manifest,
-        predictions=predictions,
-        metrics=classification_metrics(
-            predictions.labels, predictions.probabilities, predictions.classes, confidence
-        ),
-        seconds_per_image=seconds,
-        archive_sha256=sha256_of(archive),
-        archive_bytes=archive.stat().st_size,
-    )
+    predictions = predict(loaded.model, test, out, classes)
+    seconds = (time.perf_counter() - start) / len(predictions.answers)
+    metrics = classification_metrics(predictions.answers, predictions.classes, confidence, prior)
+    return Tested(loaded, predictions, metrics, seconds)
+
+
+def measured(tested: Tested, test: Path, confidence: float) -> dict[str, Any]:
+    """`latency` and `robustness` of a model that has answered the test split."""
+    predictions, model = tested.predictions, tested.loaded.model
+    # Of all classes: they may differ in what it takes to decode them.
+    rows = np.linspace(0, len(predictions.answers) - 1, BATCH).astype(int)
+    files = [test / predictions.file(int(i)) for i in np.unique(rows)]
+    return {
+        "latency": {
+            "load_seconds": tested.loaded.seconds,
+            "archive_bytes": tested.loaded.archive_bytes,
+            **latency(model, files),
+        },
+        "robustness": robustness(model, predictions, test, confidence),
+    }
 
 
 def against_champion(
-    challenger: Tested, archive: Path, test: Path, folder: Path, confidence: float
+    challenger: Tested, archive: Path, test: Path, folder: Path, out: Path, confidence: float
 ) -> dict[str, Any]:
-    """report.json's `champion`. Whatever keeps the champion from answering is the reason given in it."""
+    """report.json's `champion`. Whatever keeps the champion from answering is the reason given in it.
+
+    Its answers go to `out`, in the challenger's order of images and classes.
+    """
+    ours = challenger.predictions
     try:
-        champion = run_model(archive, test, folder, confidence)
+        loaded = load(archive, folder)
+        known = set(loaded.model.classes)
+        if known != set(ours.classes):
+            added, gone = set(ours.classes) - known, known - set(ours.classes)
+            return not_comparable(
+                f"its classes are others ({len(added)} are new to it, {len(gone)} are gone from the challenger)."
+            )
+        champion = run_model(loaded, test, out, confidence, tuple(ours.classes))
+        more = measured(champion, test, confidence)
     except Exception as error:  # an old or broken champion must not block its replacement
-        return _not_comparable(f"it does not answer ({type(error).__name__}: {error}).")
-    ours, theirs = challenger.predictions, champion.predictions
-    if set(theirs.classes) != set(ours.classes):
-        added, gone = set(ours.classes) - set(theirs.classes), set(theirs.classes) - set(ours.classes)
-        return _not_comparable(
-            f"its classes are others ({len(added)} are new to it, {len(gone)} are gone from the challenger)."
-        )
-    # Classes in another order put the images in another order.
-    right = dict(zip(theirs.files, theirs.correct.tolist(), strict=True))
-    compared = compare(ours.correct, np.array([right[file] for file in ours.files]), confidence)
-    kept = ("accuracy", "accuracy_interval", "log_loss", "macro_f1", "per_class")
+        return not_comparable(f"it does not answer ({type(error).__name__}: {error}).")
+    theirs = champion.predictions
+    # An image may be readable at one model's size and broken at the other's.
+    _, mine, its = np.intersect1d(ours.indices, theirs.indices, assume_unique=True, return_indices=True)
+    right, its_right = ours.answers.correct[mine], theirs.answers.correct[its]
+    kept = (
+        "accuracy",
+        "accuracy_interval",
+        "log_loss",
+        "macro_f1",
+        "expected_calibration_error",
+        "per_class",
+    )
     return {
         "comparable": True,
         "reason": None,
         **{key: champion.metrics[key] for key in kept},
-        **compared,
+        "images": len(mine),
+        **compare(right, its_right, confidence),
+        "classes": compare_classes(right, its_right, ours.answers.labels[mine], ours.classes),
         "seconds_per_image": champion.seconds_per_image,
-        "archive_sha256": champion.archive_sha256,
-        "archive_bytes": champion.archive_bytes,
+        "archive_sha256": loaded.archive_sha256,
+        "archive_bytes": loaded.archive_bytes,
+        **more,
     }
 
 
-def _not_comparable(reason: str) -> dict[str, Any]:
+def not_comparable(reason: str) -> dict[str, Any]:
     numbers = ("accuracy", "log_loss", "difference", "difference_interval", "mcnemar_p")
     return {"comparable": False, "reason": reason, **dict.fromkeys(numbers)}

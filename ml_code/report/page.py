@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from report.charts import CONFUSION_TABLE_CLASSES
+from report.formats import FILTERS
 from report.illustrate import Illustrations
+from report.model_card import card
+from report.quality_charts import CONFUSION_TABLE_CLASSES
 
 _HERE = Path(__file__).parent
-_DASH = "\u2013"
+# The name of a section is also that of its template below sections/.
+SECTIONS = (
+    ("gate", "Gate"),
+    ("run", "Run"),
+    ("data", "Data"),
+    ("tuning", "Tuning"),
+    ("training", "Training"),
+    ("rules", "Rules"),
+    ("system", "Profiler"),
+    ("quality", "Quality on test"),
+    ("robustness", "Robustness"),
+    ("explanations", "Explanations"),
+    ("serving", "Serving"),
+    ("cost", "Cost"),
+    ("model", "Model card"),
+)
 
 
 def render(report: Mapping[str, Any], illustrations: Illustrations) -> str:
@@ -27,99 +43,23 @@ def render(report: Mapping[str, Any], illustrations: Illustrations) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "pct": percent,
-        "points": points,
-        "number": number,
-        "measure": measure,
-        "seconds": seconds,
-        "size": size,
-        "moment": moment,
-        "sentence": lambda text: text[:1].upper() + text[1:],
-    }
+    environment.filters |= FILTERS
     return environment.get_template("report.html.j2").render(
         r=report,
         charts=illustrations.charts,
         rule_charts=illustrations.rules,
         worst=illustrations.worst,
         pairs=illustrations.pairs,
+        explained=illustrations.explained,
+        sections=SECTIONS,
+        card=card(report),
         style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),  # ruff: ignore[unsafe-markup-use] - our own file
         confusion_table=len(report["metrics"]["per_class"]) <= CONFUSION_TABLE_CLASSES,
         jobs=_by_objective(report["tuning"]),
         tuned=_tuned(report["tuning"]),
+        moved=_moved(report["champion"]),
         way_back=_way_back(report),
     )
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    """0.9512 as `95.1%`."""
-    return _DASH if share is None else f"{100 * share:.{digits}f}%"
-
-
-def points(share: float | None) -> str:
-    """A difference of shares in percentage points, signed with a true minus."""
-    return _DASH if share is None else f"{100 * share:+.1f}".replace("-", "\u2212")
-
-
-def number(value: Any, digits: int = 4) -> str:
-    """A number with `digits` significant digits; other values as they are."""
-    if value is None:
-        return _DASH
-    if isinstance(value, bool | str) or not isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 10**6):
-        return f"{int(value):,}".replace("-", "\u2212")
-    return f"{value:.{digits}g}".replace("-", "\u2212")
-
-
-def measure(value: float | str | None, unit: str | None) -> str:
-    """A gate check's value or threshold in its unit."""
-    if value is None or isinstance(value, str):
-        return _DASH if value is None else value
-    match unit:
-        case "share":
-            return percent(value, 2)
-        case "difference of shares":
-            return f"{points(value)}\u00a0points"
-        case None:
-            return number(value, 3)
-        case _:
-            return f"{number(value, 3)}\u00a0{unit}"
-
-
-def moment(text: str | None) -> str:
-    """An ISO 8601 time as `21 November 2026, 09:20 UTC`; a text that is none stays as it is."""
-    if not text:
-        return "at an unknown time"
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return text
-    if time.tzinfo is not None:
-        time = time.astimezone(UTC)
-    return f"{time.day} {time:%B %Y, %H:%M}{' UTC' if time.tzinfo else ''}"
-
-
-def seconds(value: float | None) -> str:
-    """A duration in the two largest units that matter."""
-    if value is None:
-        return _DASH
-    if value < 60:
-        return f"{value:.1f}\u00a0s" if value < 10 else f"{value:.0f}\u00a0s"
-    minutes, rest = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}\u00a0h\u00a0{minutes}\u00a0min" if hours else f"{minutes}\u00a0min\u00a0{rest}\u00a0s"
-
-
-def size(count: float | None) -> str:
-    """A number of bytes in kB, MB or GB (powers of 1,000)."""
-    if count is None:
-        return _DASH
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g}\u00a0{unit}"
-        count /= 1000
-    return f"{count:.3g}\u00a0GB"
 
 
 def _by_objective(tuning: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
@@ -140,6 +80,15 @@ def _tuned(tuning: Mapping[str, Any] | None) -> list[str]:
     names = sorted({name for job in jobs for name in job})
     varied = [name for name in names if len({str(job.get(name)) for job in jobs}) > 1]
     return varied or names
+
+
+def _moved(champion: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The classes of which only one of the two models gets some images right, most of them first."""
+
+    def images(row: Mapping[str, Any]) -> int:
+        return int(row["only_challenger_right"] + row["only_champion_right"])
+
+    return sorted(filter(images, (champion or {}).get("classes", [])), key=images, reverse=True)
 
 
 def _way_back(report: Mapping[str, Any]) -> dict[str, str | None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 
 from data.decoding import decode
 from report.predictions import Predictions
@@ -23,7 +24,7 @@ _LEAST_MARGIN = 0.02
 
 @dataclass(frozen=True)
 class Picture:
-    """A test image as a data URI of at most 96 x 96 pixels, with what the model said of it."""
+    """A small test image as a data URI, with what the model said of it."""
 
     uri: str
     file: str
@@ -34,9 +35,14 @@ class Picture:
 
 def worst_errors(predictions: Predictions, folder: Path) -> list[Picture]:
     """The 12 wrong answers that the model was surest of."""
-    wrong = np.flatnonzero(~predictions.correct)
-    sure = predictions.probabilities.max(axis=1)[wrong]
-    return [_picture(predictions, folder, int(i)) for i in wrong[np.argsort(-sure, kind="stable")][:_WORST]]
+    return [_picture(predictions, folder, i) for i in surest_errors(predictions)[:_WORST]]
+
+
+def surest_errors(predictions: Predictions) -> list[int]:
+    """Rows of the wrong answers, those with the highest probability first."""
+    wrong = np.flatnonzero(~predictions.answers.correct)
+    order: list[int] = wrong[np.argsort(-predictions.answers.confidence[wrong], kind="stable")].tolist()
+    return order
 
 
 def confused_pairs(
@@ -46,7 +52,8 @@ def confused_pairs(
     shown = []
     for pair in pairs:
         label, guess = (predictions.classes.index(pair[key]) for key in ("label", "prediction"))
-        members = np.flatnonzero((predictions.labels == label) & (predictions.predicted == guess))
+        answers = predictions.answers
+        members = np.flatnonzero((answers.labels == label) & (answers.predicted == guess))
         shown.append((pair, [_picture(predictions, folder, int(i)) for i in members[:_PER_PAIR]]))
     return shown
 
@@ -57,12 +64,12 @@ def smoke_sample(predictions: Predictions) -> list[int]:
     Borderline answers show a difference in preprocessing first. Those nearer than 0.02 to a tie are
     left out, since the order of a sum could turn them.
     """
-    ordered = np.sort(predictions.probabilities, axis=1)
-    margin = ordered[:, -1] - ordered[:, -2]
+    answers, margin = predictions.answers, predictions.answers.margin
     sure: list[int] = []
     for i in np.argsort(-margin, kind="stable").tolist():
-        taken = {int(predictions.labels[j]) for j in sure}
-        if len(sure) < _SMOKE_SURE and predictions.correct[i] and int(predictions.labels[i]) not in taken:
+        if len(sure) == _SMOKE_SURE:
+            break
+        if answers.correct[i] and answers.labels[i] not in answers.labels[sure]:
             sure.append(i)
     borderline = [
         i for i in np.argsort(margin, kind="stable").tolist() if margin[i] >= _LEAST_MARGIN and i not in sure
@@ -71,9 +78,13 @@ def smoke_sample(predictions: Predictions) -> list[int]:
 
 
 def _picture(predictions: Predictions, folder: Path, i: int) -> Picture:
-    image = decode((folder / predictions.files[i]).read_bytes())
+    image = decode((folder / predictions.file(i)).read_bytes())
     image.thumbnail((_SIDE, _SIDE))
+    return Picture(data_uri(image), **predictions.row(i))
+
+
+def data_uri(image: Image) -> str:
+    """A small JPEG inside a URI."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(f"data:image/jpeg;base64,{data}", **predictions.row(i))
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,87 +11,81 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.images import ImageDataset, list_images, loader_workers, read_batches
+from data.images import ImageDataset, Samples, list_images, loader_workers, read_batches
 from model.artifact import LoadedModel
-from report.comparison import Correct
-from report.metrics import Labels, Probabilities
+from report.answers import Answers, Labels, Probabilities
 
 BATCH = 64
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One model's answers. Row i of `labels` [N] and `probabilities` [N, C] belongs to `files[i]`.
+    """One model's answers; row i of `answers` belongs to the image `samples[indices[i]]`.
 
-    Labels and columns index `classes`, the model's own; `files` are paths relative to the test folder.
+    Labels and predictions index `classes`. `samples` are all images of the folder, with paths relative to it.
     """
 
     classes: Sequence[str]
-    files: Sequence[str]
-    labels: Labels
-    probabilities: Probabilities
+    samples: Samples
+    indices: Labels
+    answers: Answers
     unreadable: Sequence[dict[str, str]]
 
-    @property
-    def predicted(self) -> Labels:
-        """Index of the most probable class per image, [N]."""
-        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
-
-    @property
-    def correct(self) -> Correct:
-        """Whether each prediction is right, [N]."""
-        return np.equal(self.predicted, self.labels)
-
-    def write(self, path: Path) -> None:
-        """Write predictions.jsonl: one object per image."""
-        with path.open("w", encoding="utf-8") as file:
-            file.writelines(
-                json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in self._rows()
-            )
+    def file(self, i: int) -> str:
+        """Row i's image, relative to the folder."""
+        return self.samples[int(self.indices[i])][0]
 
     def row(self, i: int) -> dict[str, Any]:
         """One image's file, label, prediction and the prediction's probability."""
-        best = int(self.predicted[i])
         return {
-            "file": self.files[i],
-            "label": self.classes[self.labels[i]],
-            "prediction": self.classes[best],
-            "probability": float(self.probabilities[i, best]),
+            "file": self.file(i),
+            "label": self.classes[self.answers.labels[i]],
+            "prediction": self.classes[self.answers.predicted[i]],
+            "probability": float(self.answers.confidence[i]),
         }
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        for i in range(len(self.files)):
-            shares = dict(zip(self.classes, self.probabilities[i].tolist(), strict=True))
-            yield {**self.row(i), "probabilities": shares}
 
-
-def predict(model: LoadedModel, folder: Path) -> Predictions:
+def predict(model: LoadedModel, folder: Path, out: Path, classes: Sequence[str] | None = None) -> Predictions:
     """Answer every readable image below `folder` (an ImageFolder, which may lack classes).
 
-    Memory holds one batch of images whatever their number, and the N x C probabilities. Unreadable
-    files are left out and listed. Raises ValueError when the folder has a class that the model does
-    not know, or no readable image.
+    Each answer is written to `out` (JSON lines: file, label, prediction, probability, probabilities) as it comes:
+    memory holds a batch of images and some 100 bytes an image. Unreadable files are left out and listed.
+
+    :param classes: the model's own in another order, which decides that of the images and of the indices.
+    :raises ValueError: when the folder has a class that the model does not know, or no readable image.
     """
-    listing = list_images(folder, model.classes)
+    names = tuple(classes or model.classes)
+    order = [model.classes.index(name) for name in names]
+    listing = list_images(folder, names)
     dataset = ImageDataset(folder, listing, model.preprocessing)
-    indices: list[int] = []
-    answers: list[Probabilities] = []
+    indices: list[Labels] = []
+    parts: list[Answers] = []
     unreadable: list[dict[str, str]] = []
-    for batch in read_batches(dataset, BATCH, loader_workers(len(dataset))):
-        unreadable.extend(asdict(item) for item in batch.unreadable)
-        if len(batch.indices):
-            indices.extend(batch.indices.tolist())
-            answers.append(_probabilities(model, batch.views[:, 0]))
-    if not indices:
+    with out.open("w", encoding="utf-8") as file:
+        for batch in read_batches(dataset, BATCH, loader_workers(len(dataset))):
+            unreadable.extend(asdict(item) for item in batch.unreadable)
+            if not len(batch.indices):
+                continue
+            rows = probabilities(model, batch.views[:, 0])[:, order]
+            chosen, answers = batch.indices.numpy(), Answers.of(batch.labels.numpy(), rows)
+            part = Predictions(names, listing.samples, chosen, answers, ())
+            for i, shares in enumerate(rows.tolist()):
+                line = {**part.row(i), "probabilities": dict(zip(names, shares, strict=True))}
+                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+            indices.append(chosen)
+            parts.append(answers)
+    if not parts:
         raise ValueError(
             f"none of the {len(dataset)} images of the test split is readable: {unreadable[0]['reason']}"
         )
-    files, labels = zip(*(listing.samples[i] for i in indices), strict=True)
-    return Predictions(model.classes, files, np.array(labels), np.concatenate(answers), unreadable)
+    return Predictions(names, listing.samples, np.concatenate(indices), Answers.join(parts), unreadable)
 
 
-def _probabilities(model: LoadedModel, crops: torch.Tensor) -> Probabilities:
-    """[N, C] in double precision with rows that sum to one, which float32 softmax only nearly does."""
+def probabilities(model: LoadedModel, crops: torch.Tensor) -> Probabilities:
+    """[N, C] from uint8 [N, 3, S, S]; in double precision rows sum to one, in float32 only nearly.
+
+    :raises ValueError: when one is not finite.
+    """
     answered = model.predict_proba(model.preprocessing.normalize(crops.to(model.device)))
     rows: Probabilities = np.asarray(answered, dtype=np.float64)
     if not np.isfinite(rows).all():

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from report import profiler_charts as charts
-from report.page import moment, number, percent, seconds, size
+from report.formats import moment, number, percent, seconds, size
 from report.profiler_summary import job_summary, phase_rows, step_rows, system_usage
 from report.rule_plots import rule_plot
 from report.svg import Chart

@@ -83,6 +83,11 @@ def figure(height: float = _HEIGHT) -> tuple[Figure, Axes]:
     return drawing, drawing.add_subplot()
 
 
+def legend(axes: Axes) -> None:
+    """One legend style for all charts: above the drawing, where it hides no data."""
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, columnspacing=1.2, handlelength=1.4)
+
+
 def inline(drawing: Figure, name: str) -> Markup:
     """The figure as an <svg> element; ids begin with `name`, which is unique on the page."""
     buffer = io.StringIO()

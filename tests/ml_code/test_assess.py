@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assess import assess, read_context
+from assess import PROFILER_PAGE, assess, read_context
 from jsonschema import Draft202012Validator
 from PIL import Image
 from sklearn import metrics as sk
@@ -24,10 +24,10 @@ from sklearn.datasets import load_digits
 from model import architectures
 from model.artifact import load_model, save_model
 from model.network import assemble
+from report.page import SECTIONS
 
 CODE = Path(__file__).parents[2] / "ml_code"
 SIZE, EPOCHS = 32, 8
-SECTIONS = ["gate", "run", "data", "tuning", "training", "rules", "system", "quality", "model"]
 RULES = ["VanishingGradient", "PoorWeightInitialization", "LossNotDecreasing", "Overfit", "Overtraining"]
 
 
@@ -305,9 +305,9 @@ class Page(HTMLParser):
 def check_page(text: str) -> Page:
     page = Page(text)
     assert page.open == []
-    assert set(SECTIONS) <= set(page.ids)
+    assert {name for name, _ in SECTIONS} <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
-    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert all(link.startswith(("#", "data:", PROFILER_PAGE)) for link in page.links)
     assert all(link[1:] in page.ids for link in page.links if link.startswith("#"))
     assert not re.search(r"url\((?!#)|@import|<script|https?://", text)
     assert page.headings[0] == 1
@@ -389,6 +389,26 @@ def test_a_champion_that_cannot_answer_is_a_reason_and_no_obstacle(
     assert report["verdict"]["decision"] == "promote"
     assert any("No comparison with the champion" in reason for reason in report["verdict"]["reasons"])
     check_page((tmp_path / "out" / "report.html").read_text())
+
+
+def test_a_champion_without_an_archive_is_a_reason_and_no_obstacle(
+    job: Path, test_split: Path, tmp_path: Path
+) -> None:
+    """The DAG leaves `--champion` out when the archive of what serves is gone from S3."""
+    gate = {"minimum_accuracy": 0.5, "champion_margin": 0.1, "confidence": 0.95, "approve": "when_unsure"}
+    report = assess(
+        job / "model",
+        job / "output",
+        test_split,
+        context(champion=SERVING, gate=gate),
+        None,
+        tmp_path / "out",
+    )
+    assert report["champion"]["reason"] == "its archive s3://b/m is not there."
+    assert report["verdict"]["decision"] == "ask"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Ask: a person decides" in page
+    check_page(page)
 
 
 def test_a_champion_with_other_classes_is_not_comparable(job: Path, test_split: Path, tmp_path: Path) -> None:

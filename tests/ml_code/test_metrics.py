@@ -9,8 +9,10 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from report.comparison import compare, mcnemar, paired_bootstrap
-from report.metrics import classification_metrics, expected_calibration_error, wilson_interval
+from report.answers import Answers
+from report.calibration import expected_calibration_error, reliability
+from report.comparison import compare, compare_classes, mcnemar, paired_bootstrap
+from report.metrics import classification_metrics, wilson_interval
 
 CLASSES = [f"class {i}" for i in range(7)]
 
@@ -27,7 +29,7 @@ def answers() -> tuple[Any, Any]:
 
 def test_metrics_are_scikit_learns(answers: tuple[Any, Any]) -> None:
     labels, probabilities = answers
-    found = classification_metrics(labels, probabilities, CLASSES)
+    found = classification_metrics(Answers.of(labels, probabilities), CLASSES)
     predictions = probabilities.argmax(axis=1)
     report = sk.classification_report(
         labels, predictions, labels=range(7), target_names=CLASSES, output_dict=True, zero_division=0
@@ -53,7 +55,7 @@ def test_metrics_are_scikit_learns(answers: tuple[Any, Any]) -> None:
 
 def test_most_confused_pairs_are_the_largest_errors(answers: tuple[Any, Any]) -> None:
     labels, probabilities = answers
-    found = classification_metrics(labels, probabilities, CLASSES)
+    found = classification_metrics(Answers.of(labels, probabilities), CLASSES)
     errors = [
         (found["confusion"][i][j], CLASSES[i], CLASSES[j]) for i, j in itertools.permutations(range(7), 2)
     ]
@@ -65,20 +67,20 @@ def test_most_confused_pairs_are_the_largest_errors(answers: tuple[Any, Any]) ->
 
 
 def test_top_5_of_five_classes_is_said_to_mean_nothing() -> None:
-    found = classification_metrics(np.array([0, 1]), np.eye(5)[[0, 2]], CLASSES[:5])
+    found = classification_metrics(Answers.of(np.array([0, 1]), np.eye(5)[[0, 2]]), CLASSES[:5])
     assert found["top_5_accuracy"] is None
     assert "always" in found["top_5_reason"]
 
 
 def test_a_certain_wrong_answer_keeps_the_log_loss_finite() -> None:
     assert math.isfinite(
-        classification_metrics(np.array([1]), np.array([[1.0, 0.0]]), CLASSES[:2])["log_loss"]
+        classification_metrics(Answers.of(np.array([1]), np.array([[1.0, 0.0]])), CLASSES[:2])["log_loss"]
     )
 
 
 def test_without_images_there_is_no_metric() -> None:
     with pytest.raises(ValueError, match="no image"):
-        classification_metrics(np.array([], dtype=int), np.empty((0, 2)), CLASSES[:2])
+        classification_metrics(Answers.of(np.array([], dtype=int), np.empty((0, 2))), CLASSES[:2])
 
 
 @pytest.mark.parametrize(("correct", "count"), [(0, 10), (345, 360), (10, 10)])
@@ -95,7 +97,10 @@ def test_calibration_error_by_hand() -> None:
     probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.55, 0.45]])
     # The bin of 0.95 holds two, one right: |0.95 - 0.5|; that of 0.55 holds one, right: |0.55 - 1|.
     expected = (2 * 0.45 + 0.45) / 3
-    assert expected_calibration_error(np.array([0, 1, 0]), probabilities) == pytest.approx(expected)
+    bins = reliability(Answers.of(np.array([0, 1, 0]), probabilities))
+    assert expected_calibration_error(bins) == pytest.approx(expected)
+    assert {one["count"] for one in bins[:8]} == {0}
+    assert (bins[8]["count"], bins[8]["confidence"], bins[8]["accuracy"]) == (1, 0.55, 1.0)
 
 
 def test_bootstrap_agrees_with_resampling_the_images() -> None:
@@ -137,3 +142,15 @@ def test_mcnemar_is_the_exact_binomial(wins: int, losses: int) -> None:
 def test_unpaired_answers_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot pair"):
         compare(np.array([True]), np.array([True, False]), 0.95)
+
+
+def test_wins_and_losses_of_each_class_add_up_to_the_difference() -> None:
+    random = np.random.default_rng(2)
+    labels = random.integers(0, 3, size=200)
+    challenger, champion = random.random(200) < 0.8, random.random(200) < 0.7
+    rows = compare_classes(challenger, champion, labels, ["a", "b", "c", "d"])
+    assert [row["count"] for row in rows] == [*np.bincount(labels).tolist(), 0]
+    for i, row in enumerate(rows):
+        gained = challenger[labels == i].sum() - champion[labels == i].sum()
+        assert row["only_challenger_right"] - row["only_champion_right"] == gained
+    assert sum(row["only_challenger_right"] for row in rows) == (challenger & ~champion).sum()

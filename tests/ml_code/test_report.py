@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from report import charts
+from report import charts, quality_charts, tuning_charts
 from report.document import InvalidReportError, finite, validate
-from report.page import moment, number, percent, points, seconds, size
+from report.formats import moment, number, percent, points, seconds, size
 from report.svg import Chart
 from report.system_metrics import SystemMetric
 
 
 def test_a_large_confusion_matrix_is_a_small_picture() -> None:
     counts = np.full((133, 133), 0) + np.diag(np.arange(133))  # the first class has no image
-    chart = charts.confusion_picture(counts.tolist())
+    chart = quality_charts.confusion_picture(counts.tolist())
     assert chart.svg is not None
     assert len(chart.svg) < 100_000
     assert "100.0% in the worst class" in chart.sentence
@@ -24,8 +24,8 @@ def test_a_large_confusion_matrix_is_a_small_picture() -> None:
         charts.step_losses({}, "the hook was off."),
         charts.epoch_losses([]),
         charts.epoch_accuracy([]),
-        charts.best_so_far([{"objective": None}], {}),
-        charts.learning_rates([{"objective": 0.1, "hyperparameters": {}}], {}),
+        tuning_charts.best_so_far([{"objective": None}], {}),
+        tuning_charts.learning_rates([{"objective": 0.1, "hyperparameters": {}}], {}),
         charts.step_clock({}),
         charts.system_timeline([], "%", "Use over time"),
     ],
@@ -50,9 +50,9 @@ def test_maximised_objectives_take_the_largest() -> None:
     objective = {"MetricName": "validation_accuracy", "Type": "Maximize"}
     assert (
         "Job 2 of 3 is the best with 0.9; the worst ended at 0.5"
-        in charts.best_so_far(jobs, objective).sentence
+        in tuning_charts.best_so_far(jobs, objective).sentence
     )
-    assert "objective 0.9" in charts.learning_rates(jobs, objective).sentence
+    assert "objective 0.9" in tuning_charts.learning_rates(jobs, objective).sentence
 
 
 def test_numbers_that_json_lacks_become_null_and_are_named() -> None:
