@@ -1,10 +1,12 @@
 """Python packages that the code needs and the image lacks.
 
-requirements.txt holds them; SageMaker installs it for training jobs, and not for processing jobs. smdebug is in
-requirements-no-deps.txt: its metadata pins protobuf to 3.20, under everything else that uses it, and pyinstrument to a
-version that newer Pythons cannot build or load. debugger/compat.py makes it run with what is there.
+requirements.txt holds them; SageMaker installs it for training jobs, and not for processing jobs. smdebug, which a
+training needs for its debugger hook alone, is in requirements-no-deps.txt: its metadata pins protobuf to 3.20, under
+everything else that uses it, and pyinstrument to a version that newer Pythons cannot build or load. debugger/compat.py
+makes it run with what is there.
 """
 
+import importlib
 import importlib.metadata
 import subprocess
 import sys
@@ -21,8 +23,14 @@ def install_missing(folder: Path) -> None:
 
     :raises subprocess.CalledProcessError: when pip fails; its output says why.
     """
-    for file, options in ((WITHOUT_DEPENDENCIES, ["--no-deps"]), (FULL, [])):
-        install(missing(requirements(folder / file)), options)
+    install_bare(folder)
+    install(missing(requirements(folder / FULL)), [])
+
+
+def install_bare(folder: Path) -> None:
+    """Install what requirements-no-deps.txt names, for this process too."""
+    install(missing(requirements(folder / WITHOUT_DEPENDENCIES)), ["--no-deps"])
+    importlib.invalidate_caches()
 
 
 def requirements(file: Path) -> list[Requirement]:

@@ -15,7 +15,10 @@ from model.material import Material
 
 CHECKPOINT = "checkpoint.pt"
 # What neither the weights nor the numbers of a training depend on.
-_INDIFFERENT = {"debug-hook-config", "profiler-interval-ms", "checkpoint-seconds", "max-unreadable"}
+_INDIFFERENT = {
+    "debug-hook-config", "profiler-interval-ms", "profiler-num-steps", "stop-rules", "checkpoint-seconds",
+    "max-unreadable",
+}  # fmt: skip
 # Hashed of each split: computed features differ everywhere when they differ, and reading all may take minutes.
 _SAMPLES = 64
 

@@ -3,6 +3,7 @@
 A platform that runs Debugger and its profiler (SageMaker for accounts that have them, the local cloud) writes
 `debughookconfig.json`, `tensorboardoutputconfig.json` and `profilerconfig.json`: the request's `DebugHookConfig`,
 `TensorBoardOutputConfig` and `ProfilerConfig`. What is written to their `LocalPath` is uploaded while the job runs.
+Hyperparameters that ask for the same go first.
 """
 
 import json
@@ -54,13 +55,14 @@ def profiling(
         raise ValueError(
             f"hyperparameter profiler-interval-ms must be 0 or from {shortest} to {longest}, got {interval_ms}"
         )
+    own = Profiling(output / "profiler-output", interval_ms / 1000)
+    if interval_ms:
+        return own
     config = _read("profilerconfig.json", "SMPROFILER_CONFIG_PATH", environment)
     if config is not None and str(config.get("DisableProfiler", False)).lower() != "true":
         parameters = config.get("ProfilingParameters") or {}
         return Profiling(_local_path(parameters, "profiler", environment), 0)
-    if interval_ms or steps:
-        return Profiling(output / "profiler-output", interval_ms / 1000)
-    return None
+    return own if steps else None
 
 
 def _read(name: str, variable: str, environment: Mapping[str, str]) -> dict[str, Any] | None:

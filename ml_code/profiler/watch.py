@@ -5,6 +5,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import packages
+
 from model.distributed import Group
 from model.extraction import device
 from model.hyperparameters import Hyperparameters
@@ -15,6 +17,9 @@ from profiler.job import JobProfiler
 if TYPE_CHECKING:
     from debugger.hook import TensorHook
     from debugger.stopping import StopRules
+
+
+CODE = Path(__file__).resolve().parents[1]
 
 
 class Watch:
@@ -73,11 +78,15 @@ class Watch:
         return {"hook_errors": errors, "stopped_by": self._stopped_by}
 
     def _attach_hook(self, trainer: Trainer) -> None:
-        own = (self._settings.debug_hook_config, self._output / "debug-output")
         try:
-            config, out_dir = platform_config.debug_hook() or own
+            out_dir = self._output / "debug-output"
+            config = self._settings.debug_hook_config
             if config is None:
-                return
+                asked = platform_config.debug_hook()
+                if asked is None:
+                    return
+                config, out_dir = asked
+            packages.install_bare(CODE)
             # smdebug would run parts of the platform's file as Python, and write a second timeline beside ours.
             os.environ["SMPROFILER_CONFIG_PATH"] = ""
             from debugger import hook as debugger  # smdebug takes most of a second: tuning jobs do without

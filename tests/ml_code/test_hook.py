@@ -298,7 +298,7 @@ def test_a_batchs_images_labels_and_predictions(run_job: Job, digits: Path) -> N
     assert sorted(int(label) for batch in labels for label in batch) == sorted([*range(10)] * 5)
 
 
-def test_the_platforms_configuration_goes_before_the_hyperparameter(
+def test_the_platforms_configuration_counts_where_no_hyperparameter_asks(
     run_job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "config"
@@ -318,7 +318,7 @@ def test_the_platforms_configuration_goes_before_the_hyperparameter(
         },
     }
     (folder / "profilerconfig.json").write_text(json.dumps(profiler))
-    status, result = run_job(*ARGUMENTS, "--profiler-interval-ms", "100", "--profiler-num-steps", "1")
+    status, result = run_job("--epochs", "3", "--batch-size", "32", "--profiler-num-steps", "1")
     assert status == 0
     assert json.loads((result.output / "history.json").read_text())["hook_errors"] == []
     trial = create_trial(str(tmp_path / "Tensors"))
@@ -330,5 +330,9 @@ def test_the_platforms_configuration_goes_before_the_hyperparameter(
     assert (tmp_path / "Profiler/framework/torch/operators.json").is_file()
     assert not {"debug-output", "profiler-output"} & {path.name for path in result.output.iterdir()}
     (folder / "profilerconfig.json").write_text(json.dumps({"DisableProfiler": True}))
-    run_job("--epochs", "1", "--profiler-interval-ms", "100", name="own")
-    assert (tmp_path / "own" / "output" / "profiler-output" / "system").is_dir()
+    _, disabled = run_job("--epochs", "1", name="disabled")
+    assert not (disabled.output / "profiler-output").exists()
+    (folder / "profilerconfig.json").write_text(json.dumps(profiler))
+    _, own = run_job(*ARGUMENTS, "--profiler-interval-ms", "100", name="own")
+    assert (own.output / "profiler-output" / "system").is_dir()
+    assert "Tail_fc.weight" in create_trial(str(own.output / "debug-output")).tensor_names()
