@@ -72,7 +72,7 @@ class CheckInputImages:
             f"(step {steps[at]}); within {self.threshold_mean:g} of zero is asked for."
         )
         if note:
-            detail += f" {note[0].upper()}{note[1:]}."
+            detail += f" ({note}.)"
         advice = (
             "Normalise the images with the mean and standard deviation of the training set (or of ImageNet for "
             "pretrained weights), in training and in serving."

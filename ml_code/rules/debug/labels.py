@@ -74,7 +74,7 @@ class ClassImbalance:
             )
         elif not balance.issue:
             finding, more = self._mispredictions(pairs, samples, predictions[0]), _sentence(balance.detail)
-        detail = " ".join(filter(None, [_sentence(finding.detail), more, _sentence(note)]))
+        detail = " ".join(filter(None, [_sentence(finding.detail), more, f"({note}.)" if note else ""]))
         return dataclasses.replace(finding, detail=detail)
 
     def _balance(self, pairs: Sequence[Pairs], samples: int, tensor: str) -> Finding:
@@ -235,4 +235,4 @@ def _named(tensors: SavedTensors, collection: str, name: str) -> list[str]:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    return f"{text[0].upper()}{text[1:]}."

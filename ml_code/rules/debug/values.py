@@ -71,8 +71,8 @@ class ExplodingTensor:
         together = sorted((one for one in exploded if one.global_step == at), key=lambda one: order[one.name])
         first = together[0]
         detail = (
-            f"{first.value:.0f} values of {first.name} are {kind} at {first.mode} step {first.step}, and those of "
-            f"{len(together) - 1} more tensors in that step."
+            f"{first.value:.0f} values of {first.name} are {kind} at {first.mode} step {first.step}; "
+            f"{len(together)} tensors have such values in that step."
         )
         plot = by_step(
             "largest finite |value|", largest, worst=[one.name for one in together], x="step of all modes"

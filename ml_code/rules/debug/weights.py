@@ -163,7 +163,7 @@ class UnchangedTensor:
             )
             advice = ""
         if note:
-            detail += f" {note[0].upper()}{note[1:]}."
+            detail += f" ({note}.)"
         if frozen:
             detail += f" Frozen weights are left out ({frozen})."
         worst = sorted(

@@ -38,7 +38,7 @@ def test_samples_are_cut_and_dimensions_checked(tmp_path: Path) -> None:
     recorded = run(tmp_path / "out", epochs=1, lr=0.01, images=200, batches=2, shift=1.0)
     verdict = recorded.verdict("CheckInputImages")
     assert (verdict.status, verdict.step) == ("IssuesFound", 0)
-    assert "Threshold_samples 500 cut to 100: the run has 200 images" in verdict.detail
+    assert "threshold_samples 500 cut to 100: the run has 200 images" in verdict.detail
     assert "no dimension 3 for channels" in recorded.verdict("CheckInputImages", channel="3").detail
 
 

@@ -96,7 +96,7 @@ def test_samples_are_cut_for_a_short_run(tmp_path: Path) -> None:
     recorded = run(tmp_path / "out", epochs=1, lr=0.1, images=240)
     found = recorded.verdict("ClassImbalance", threshold_misprediction="1", **IN_LOSS)
     assert found.status == "NoIssuesFound", found.detail
-    assert "Samples 500 cut to 120: the run has 240 labels" in found.detail
+    assert "samples 500 cut to 120: the run has 240 labels" in found.detail
     assert "samples 501 needs 501" in recorded.verdict("ClassImbalance", samples="501", **IN_LOSS).detail
 
 

@@ -122,7 +122,7 @@ def test_num_steps_is_cut_where_two_steps_were_saved(tmp_path: Path) -> None:
     recorded = run(tmp_path / "out", epochs=2, lr=0.1, frozen=["fc.weight"])
     verdict = recorded.verdict("UnchangedTensor", collection_names="weights")
     assert (verdict.status, verdict.step, verdict.tensor) == ("IssuesFound", 1, "Net_fc.weight")
-    assert "Num_steps 3 cut to 2: the run has 2 saved steps" in verdict.detail
+    assert "num_steps 3 cut to 2: the run has 2 saved steps" in verdict.detail
 
 
 def test_it_must_be_said_what_to_look_at(healthy: Recorded) -> None:
