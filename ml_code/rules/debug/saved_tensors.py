@@ -166,7 +166,7 @@ class SavedTensors:
             except TensorUnavailableForStep:
                 raise NotEvaluatedError(
                     f"{name} was saved as reductions, {reduction} not among them; add it to the collection's "
-                    "`reductions`, or save the tensor itself (save_raw_tensor)"
+                    "`reductions`, or leave them out to save the tensor itself"
                 ) from None
             yield step, float(saved)
 
@@ -214,8 +214,8 @@ class SavedTensors:
         value = self._raw(name, mode, step)
         if value is None:
             raise NotEvaluatedError(
-                f"{name} was saved as reductions only, and the rule needs the tensor: add save_raw_tensor to its "
-                "collection"
+                f"{name} was saved as reductions only, and the rule needs the tensor: leave `reductions` out of its "
+                "collection, or give the script's ReductionConfig save_raw_tensor=True"
             )
         return value
 
