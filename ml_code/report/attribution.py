@@ -67,5 +67,9 @@ def _last_plane(network: nn.Module, images: Tensor) -> tuple[str, nn.Module, int
         for handle in handles:
             handle.remove()
     names = [name for name, *_ in ended]
-    planes = [one for one in ended if one[2] > 1 and names.count(one[0]) == 1]
+    planes = [
+        (name, module, plane)
+        for name, module, plane in ended
+        if plane > 1 and names.count(name) == 1 and not isinstance(module, nn.Identity)
+    ]
     return planes[-1] if planes else ("", network, 0)

@@ -19,7 +19,7 @@ from report.document import write_json
 from report.explanations import Explained
 
 PARTS = 4
-_SAMPLES = 128
+_SAMPLES = 512
 
 
 def write_analysis(path: Path, model: LoadedModel, explained: Explained) -> None:
