@@ -26,8 +26,12 @@ def href(path: str) -> str:
     return urlsplit(ui(path)).path
 
 
-def run_page(dag_id: str, run_id: str, tab: str = "plugin/report") -> str:
-    return ui(f"/dags/{quote(dag_id)}/runs/{quote(run_id, safe='')}/{tab}")
+def run_page(dag_id: str, run_id: str) -> str:
+    return ui(f"/dags/{quote(dag_id)}/runs/{quote(run_id, safe='')}")
+
+
+def report_tab(dag_id: str, run_id: str) -> str:
+    return f"{run_page(dag_id, run_id)}/plugin/report"
 
 
 def report_page(dag_id: str, run_id: str) -> str:

@@ -84,7 +84,7 @@ def _links(plan: Plan, tuning: dict[str, Any], training: dict[str, Any]) -> dict
         "endpoint": ("deploy.endpoint", "endpoint", plan.endpoint_name),
     }
     return {
-        "run": addresses.run_page(plan.dag_id, plan.run_id, ""),
+        "run": addresses.run_page(plan.dag_id, plan.run_id),
         **{
             what: addresses.ui(addresses.job_page(plan.dag_id, plan.run_id, task_id))
             if plan.local

@@ -73,10 +73,10 @@ def message(event: Event, name: str, context: Any, assessed: dict[str, Any] | No
     if assessed:
         verdict = assessed["verdict"]
         lines += [f"Verdict: {verdict['decision']}", *(f"- {reason}" for reason in verdict["reasons"]), ""]
-        lines.append(f"Report: {addresses.run_page(run.dag_id, run.run_id)}")
+        lines.append(f"Report: {addresses.report_tab(run.dag_id, run.run_id)}")
         lines.append(f"        {assessed['report_uri']}/report.html")
     else:
-        lines.append(f"Run: {addresses.run_page(run.dag_id, run.run_id, '')}")
+        lines.append(f"Run: {addresses.run_page(run.dag_id, run.run_id)}")
     return f"{name}: {subject}", "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ def markdown(verdict: dict[str, Any], dag_id: str, run_id: str) -> str:
             "|---|---|--:|--:|",
             *rows,
             "",
-            f"[The report]({addresses.run_page(dag_id, run_id)})",
+            f"[The report]({addresses.report_tab(dag_id, run_id)})",
         ]
     )
 

@@ -1,8 +1,12 @@
 """Airflow as `make up` starts it: the REST API, a task killed while its training job runs, the report's page."""
 
+import json
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -11,15 +15,22 @@ import pytest
 
 from scripts import stack as verbs
 from scripts.airflow_rest import Run, trigger
-from scripts.local_stack import BUCKET, Stack, wait_for
+from scripts.local_stack import BUCKET, REGION, REPOSITORY, Stack, wait_for
 
 DAG = "retrain_digits"
+TOPIC = f"arn:aws:sns:{REGION}:000000000000:told"
 
 
 @pytest.fixture(scope="module")
 def airflow(stack: Stack) -> Stack:
-    """A stack with Airflow running."""
+    """A stack with Airflow running, whose pipeline tells a topic what happens to it."""
+    with (stack.dags / "pipelines/digits.yaml").open("a") as file:
+        file.write(f"notify: {{sns: '{TOPIC}'}}\n")
     verbs.up(stack)
+    cloud = stack.cloud()
+    cloud.client("sqs").create_queue(QueueName="told")
+    assert cloud.client("sns").create_topic(Name="told")["TopicArn"] == TOPIC
+    cloud.client("sns").subscribe(TopicArn=TOPIC, Protocol="sqs", Endpoint=TOPIC.replace(":sns:", ":sqs:"))
     return stack
 
 
@@ -54,7 +65,7 @@ def retrainings(stack: Stack) -> list[str]:
 def test_a_run_survives_a_kill_asks_a_person_and_predicts_the_batch(airflow: Stack) -> None:
     # Long enough a training to be killed in.
     conf = {"max_jobs": 2, "epochs_min": 80, "epochs_max": 80, "batch_size": [32]}
-    run = trigger(airflow, DAG, {**conf, "approve": "always", "batch_predict": True})
+    run = trigger(airflow, DAG, {**conf, "approve": "always", "batch_predict": True, "explanations": "none"})
     wait_for("the retraining", lambda: retrainings(airflow) == ["InProgress"], 180)
     process = run.process("retrain")
     assert process
@@ -69,6 +80,8 @@ def test_a_run_survives_a_kill_asks_a_person_and_predicts_the_batch(airflow: Sta
     check_report_page(run)
     check_other_pages(airflow, run)
     assert batch_answers(airflow) == 360
+    check_messages(airflow)
+    check_the_report_of_the_command_line(airflow, run)
 
 
 def approve(airflow: Stack, run: Run) -> None:
@@ -119,6 +132,36 @@ def text_of(url: str, token: str) -> str:
     with urllib.request.urlopen(request, timeout=30) as response:
         assert "default-src 'none'" in response.headers["Content-Security-Policy"]
         return str(response.read().decode())
+
+
+def check_messages(stack: Stack) -> None:
+    """A person was told that they are asked, and that the model serves."""
+    sqs = stack.cloud().client("sqs")
+    queue = sqs.get_queue_url(QueueName="told")["QueueUrl"]
+    messages = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)["Messages"]
+    told = {json.loads(message["Body"])["Subject"] for message in messages}
+    assert told == {"digits: deploy the new model?", "digits: a new model serves"}
+
+
+def check_the_report_of_the_command_line(stack: Stack, run: Run) -> None:
+    """The same job assessed again without Airflow comes to the same; and what the DAG knew is in the report."""
+    cloud = stack.cloud()
+    (job,) = cloud.client("sagemaker").list_training_jobs(NameContains="digits-retrain")[
+        "TrainingJobSummaries"
+    ]
+    command = [sys.executable, "-m", "scripts.report", job["TrainingJobName"], "--var", str(stack.var)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    again = json.loads(Path(done.stdout.splitlines()[-1]).with_name("report.json").read_text())
+    page = f"{run.url}/evergreen/reports/{DAG}/{quote(run.run_id, safe='')}/report.json"
+    report = json.loads(text_of(page, run.token))
+    assert again["metrics"]["confusion"] == report["metrics"]["confusion"]
+    stages = report["cost"]["stages"]
+    assert report["cost"]["total"] == pytest.approx(sum(stage["cost"] for stage in stages))
+    assert all(stage["cost"] > 0 for stage in stages)
+    changes = report["lineage"]["changes"]
+    assert changes["reason"] == "nothing serves, so there is no promoted run to compare with"
+    assert report["lineage"]["links"]["training job"].startswith(f"{run.url}/evergreen/jobs/")
 
 
 def batch_answers(stack: Stack) -> int:
