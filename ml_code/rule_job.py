@@ -56,18 +56,20 @@ def watch(config: dict[str, Any]) -> Verdict:
         return evaluate_custom(debug_output, Path(source), name, parameters)
     from rules import Outputs, evaluate
 
-    outputs = Outputs(debug_output, Path(config["ProfilerOutputPath"]))
+    profiler_output = Path(config["ProfilerOutputPath"])
     due = time.monotonic() + PAUSE_SECONDS
     while True:
         over = ended.exists()
         if over or time.monotonic() >= due:
             started = time.monotonic()
+            outputs = Outputs(debug_output, profiler_output, ended=over)
             verdict = evaluate(outputs, {name: {"parameters": parameters}})[0]
-            if over or verdict.status == "IssuesFound":
-                if name == "ProfilerReport":
-                    from report.profiler_report import write_where_possible
+            if over and name == "ProfilerReport":
+                from report.profiler_report import write_where_possible
 
-                    write_where_possible(outputs.profiler, Path(config["OutputPath"]), parameters)
+                write_where_possible(profiler_output, Path(config["OutputPath"]), parameters)
+            # A report is on all of the training.
+            if over or (verdict.status == "IssuesFound" and name != "ProfilerReport"):
                 return verdict
             took = time.monotonic() - started
             due = time.monotonic() + max(PAUSE_SECONDS, PAUSE_RATIO * took)
