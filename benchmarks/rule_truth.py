@@ -2,7 +2,7 @@
 
     make bench NAME=rule-truth
 
-About 8 minutes on 2 cores. The debugger's rules (benchmarks/ml/debug_truth.py) and the profiler's
+About 10 minutes on 2 cores. The debugger's rules (benchmarks/ml/debug_truth.py) and the profiler's
 (benchmarks/ml/profiler_truth.py), at AWS's default parameters where AWS has any: planted faults, each to be found at
 the tensor and step, or in the device and phase, where it was planted; and 100 healthy runs with different seeds, in
 which a rule may be wrong once. What a healthy run is, learning rates included, stands beside the figures.
