@@ -19,7 +19,7 @@ from report.document import write_json
 from report.explanations import Explained
 
 PARTS = 4
-_SAMPLES = 512
+SAMPLES = 512
 
 
 def write_analysis(path: Path, model: LoadedModel, explained: Explained) -> None:
@@ -46,7 +46,7 @@ def write_analysis(path: Path, model: LoadedModel, explained: Explained) -> None
                 baselines=blank,
                 target=target,
                 feature_mask=parts[None, None],
-                n_samples=_SAMPLES,
+                n_samples=SAMPLES,
                 perturbations_per_eval=32,
                 return_input_shape=False,
             )

@@ -18,13 +18,13 @@ import pytest
 from assess import PROFILER_PAGE, assess, read_context
 from jsonschema import Draft202012Validator
 from PIL import Image
-from sklearn import metrics as sk
 from sklearn.datasets import load_digits
 
 from model import architectures
 from model.artifact import load_model, save_model
 from model.network import assemble
 from report.page import SECTIONS
+from tests.ml_code import recomputed
 
 CODE = Path(__file__).parents[2] / "ml_code"
 SIZE, EPOCHS = 32, 8
@@ -107,7 +107,8 @@ def system_lines() -> list[str]:
 
 
 def context(**changes: Any) -> dict[str, Any]:
-    job = {"name": "tune-001", "status": "Completed", "objective": 0.2, "seconds": 3}
+    job = {"status": "Completed", "seconds": 3}
+    tried = [(0.2, 0.01, 32), (0.3, 0.02, 64), (0.25, 0.005, 32), (0.9, 0.3, 128), (None, 0.1, 64)]
     document = {
         "run": {
             "dag_id": "retrain",
@@ -121,7 +122,7 @@ def context(**changes: Any) -> dict[str, Any]:
             "version": "abc",
             "source": "digits",
             "uri": "s3://b/d",
-            "splits": {"test": {"0": 8, "1": 8}},
+            "splits": {"train": {str(digit): 30 + digit for digit in range(10)}, "test": {"0": 8, "1": 8}},
             "ignored": {"count": 300, "examples": [{"file": "train/notes.txt", "reason": "it is no image"}]},
             "doubtful": {"count": 0, "examples": []},
             "duplicates": {"count": 1, "examples": [["train/3/7.jpg", "test/3/1.jpg"]]},
@@ -134,13 +135,13 @@ def context(**changes: Any) -> dict[str, Any]:
             "objective": {"MetricName": "validation_loss", "Type": "Minimize"},
             "best": "tune-001",
             "jobs": [
-                {**job, "hyperparameters": {"lr": "0.01", "batch-size": 32}},
                 {
                     **job,
-                    "name": "tune-002",
-                    "objective": None,
-                    "hyperparameters": {"lr": "0.1", "batch-size": 64},
-                },
+                    "name": f"tune-{number:03}",
+                    "objective": objective,
+                    "hyperparameters": {"lr": str(rate), "batch-size": size},
+                }
+                for number, (objective, rate, size) in enumerate(tried, start=1)
             ],
         },
         "training": {
@@ -151,6 +152,7 @@ def context(**changes: Any) -> dict[str, Any]:
             "instance_type": "ml.m5.xlarge",
         },
         "champion": None,
+        "assess": {"explanations": "none"},
         "code": {"hash": "123", "git_revision": None},
         "rules": {name: {"policy": "warn", "parameters": {}} for name in RULES},
         "gate": {"minimum_accuracy": 0.5, "champion_margin": 0.1, "confidence": 0.95},
@@ -189,7 +191,8 @@ def test_split(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def out(job: Path, weaker: Path, test_split: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run through the command line, with a champion."""
     folder = tmp_path_factory.mktemp("out")
-    (folder / "context.json").write_text(json.dumps(context(champion=SERVING)))
+    asked = context(champion=SERVING, assess={"explanations": "summary", "licence": "CC BY 4.0"})
+    (folder / "context.json").write_text(json.dumps(asked))
     arguments = {"model": job / "model", "training-output": job / "output", "test": test_split}
     arguments |= {"context": folder / "context.json", "champion": weaker / "model", "output": folder}
     printed = run_script("assess.py", arguments)
@@ -213,16 +216,20 @@ def test_report_fits_its_schema(out: Path, report: dict[str, Any]) -> None:
     assert report["verdict"]["decision"] == "promote"
 
 
-def test_metrics_follow_from_the_predictions(out: Path, report: dict[str, Any]) -> None:
-    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
-    labels, predictions = [row["label"] for row in rows], [row["prediction"] for row in rows]
-    classes = [row["class"] for row in report["metrics"]["per_class"]]
-    assert len(rows) == report["metrics"]["count"] == 80
-    assert report["metrics"]["accuracy"] == pytest.approx(sk.accuracy_score(labels, predictions))
-    assert report["metrics"]["macro_f1"] == pytest.approx(sk.f1_score(labels, predictions, average="macro"))
-    probabilities = [[row["probabilities"][name] for name in classes] for row in rows]
-    assert report["metrics"]["log_loss"] == pytest.approx(sk.log_loss(labels, probabilities, labels=classes))
-    assert all(max(row["probabilities"], key=row["probabilities"].get) == row["prediction"] for row in rows)
+def test_every_number_follows_from_the_stored_predictions(out: Path, report: dict[str, Any]) -> None:
+    """Recomputed by other code: scikit-learn, SciPy and pandas."""
+    ours, theirs = (recomputed.read(out / f"{name}predictions.jsonl") for name in ("", "champion-"))
+    assert len(ours) == report["metrics"]["count"] == 80
+    assert all(max(row["probabilities"], key=row["probabilities"].get) == row["prediction"] for row in ours)
+    train = report["dataset"]["splits"]["train"]
+    recomputed.check_metrics(ours, report["metrics"], train)
+    recomputed.check_metrics(theirs, report["champion"], train)
+    recomputed.check_comparison(ours, theirs, report["champion"])
+    recomputed.check_importance(report["tuning"], report["importance"])
+
+
+def test_every_figure_on_the_page_is_in_the_report(out: Path, report: dict[str, Any]) -> None:
+    assert recomputed.check_page((out / "report.html").read_text(), report) > 250
 
 
 def test_predictions_are_those_of_the_serving_path(out: Path, job: Path, test_split: Path) -> None:
@@ -342,28 +349,47 @@ def archive(folder: Path, name: str, members: dict[str, bytes]) -> Path:
     return folder
 
 
-def test_a_bare_training_job_gets_a_report_that_says_what_is_missing(
+def test_the_barest_context_gets_a_report_that_says_what_is_missing(
     job: Path, test_split: Path, tmp_path: Path
 ) -> None:
     bare = archive(
         tmp_path / "bare", "output.tar.gz", {"history.json": b'{"epochs": [{"epoch": 1, "train_loss": NaN}]}'}
     )
-    least = context(dataset=None, tuning=None, training=None, code=None)
+    asked = context()
+    least = {key: asked[key] for key in ("run", "gate")} | {"rules": {}}
     report = assess(job / "model", bare, test_split, least, None, tmp_path / "out")
-    assert {rule["status"] for rule in report["rules"]} == {"NotEvaluated"}
     assert report["training"]["history"][0]["train_loss"] is None
     assert report["not_finite"] == ["training.history[0].train_loss"]
     assert report["champion"] is None
+    assert report["explanations"]["reason"] is None
+    assert report["metrics"]["baselines"]["prior"] == "test"
     text = (tmp_path / "out" / "report.html").read_text()
     check_page(text)
     for reason in (
         "saved no tensors",
         "No tuning job was given",
+        "No rule was asked for",
         "wrote no system metrics",
         "wrote no step clock",
+        "knows of no earlier run",
+        "knows of no cost",
+        "training counts were not given",
+        "There is no champion",
     ):
         assert reason in text
+    for heading, content in parts(text):
+        assert len(content.split()) >= 2, f"nothing is said under {heading}"
     assert "delete-endpoint --endpoint-name evergreen-digits" in text
+
+
+def parts(text: str) -> list[tuple[str, str]]:
+    """Every heading of the page with the text up to the next one; a section's first counts its subsections' too."""
+    found = re.findall(r"<(h[1-3])[^>]*>(.*?)</\1>(.*?)(?=<h[1-3]|</main>)", text, re.DOTALL)
+    plain = [(tag, heading, re.sub(r"<[^>]+>", " ", content)) for tag, heading, content in found]
+    return [
+        (heading, content + (plain[i + 1][2] if tag != "h3" else ""))
+        for i, (tag, heading, content) in enumerate(plain)
+    ]
 
 
 def test_a_rule_with_policy_fail_that_cannot_be_evaluated_holds(

@@ -14,8 +14,8 @@ from data.preprocessing import Preprocessing
 from model import architectures
 from model.artifact import LoadedModel, load_model
 from model.network import Network, assemble
+from report import clarify
 from report.attribution import importance
-from report.clarify import write_analysis
 from report.deletion import areas, deletion_score
 from report.explanations import Explained, Sample, choose, explanations
 from report.predictions import Predictions, predict
@@ -102,7 +102,7 @@ def test_large_pictures_are_explained_by_the_last_layer_that_keeps_the_plane(arc
 
 def test_clarify_gets_shap_values(corner: LoadedModel, pictures: Tensor, tmp_path: Path) -> None:
     explained = Explained([Sample("right", 0)], pictures[:1], BRIGHT[:1])
-    write_analysis(tmp_path / "explanations" / "analysis.json", corner, explained)
+    clarify.write_analysis(tmp_path / "explanations" / "analysis.json", corner, explained)
     document = json.loads((tmp_path / "explanations" / "analysis.json").read_text())
     assert document["version"] == "1.0"
     found = document["explanations"]["kernel_shap"]
@@ -126,9 +126,10 @@ def answered(
 
 
 def test_right_wrong_and_borderline_answers_are_explained(
-    answered: tuple[LoadedModel, Predictions], digits: Path, tmp_path: Path
+    answered: tuple[LoadedModel, Predictions], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, predictions = answered
+    monkeypatch.setattr(clarify, "SAMPLES", 32)
     document, pictures = explanations("clarify", model, predictions, digits / "test", 0.95, tmp_path)
     assert document["reason"] is None
     assert len(pictures) == len(document["images"]) == document["deletion"]["images"]
