@@ -1,10 +1,19 @@
 import ast
+import subprocess
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from evergreen.settings import Architecture, SettingsError, read, validate
+from evergreen.settings import (
+    Architecture,
+    DebugRuleName,
+    ProfilerRuleName,
+    SettingsError,
+    read,
+    validate,
+)
+from evergreen.source_code import REPOSITORY
 
 MINIMAL = {"dataset": {"source": "somewhere"}}
 
@@ -85,3 +94,13 @@ def test_the_architectures_are_those_that_ml_code_builds() -> None:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "HEADS"
     ]
     assert set(heads) == set(get_args(Architecture))
+
+
+def test_the_rules_that_can_be_asked_for_are_those_that_there_are() -> None:
+    """Asked in the ML container's environment, since this one has no smdebug."""
+    command = "from rules import RULES; print(*RULES)"
+    done = subprocess.run(
+        [REPOSITORY / "var/venv/ml/bin/python", "-c", command],
+        cwd=REPOSITORY / "ml_code", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert set(done.stdout.split()) == {*get_args(DebugRuleName), *get_args(ProfilerRuleName)}
