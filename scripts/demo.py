@@ -165,6 +165,10 @@ def summarise(stack: Stack, cloud: Cloud, run: Run, pipeline: str) -> dict[str, 
     for name in ("report.html", "report.json"):
         s3.download_file(BUCKET, f"{prefix}/{name}", str(folder / name))
     document = json.loads((folder / "report.json").read_text())
+    # What the page has a link to.
+    if page := document["profiler"]["page"]:
+        (folder / page).parent.mkdir(parents=True)
+        s3.download_file(BUCKET, f"{prefix}/{page}", str(folder / page))
     jobs = [
         {key: job[key] for key in ("name", "status", "objective", "hyperparameters")}
         for job in document["tuning"]["jobs"]
