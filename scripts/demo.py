@@ -167,7 +167,7 @@ def summarise(stack: Stack, cloud: Cloud, run: Run, pipeline: str) -> dict[str, 
     document = json.loads((folder / "report.json").read_text())
     # What the page has a link to.
     if page := document["profiler"]["page"]:
-        (folder / page).parent.mkdir(parents=True)
+        (folder / page).parent.mkdir(parents=True, exist_ok=True)
         s3.download_file(BUCKET, f"{prefix}/{page}", str(folder / page))
     jobs = [
         {key: job[key] for key in ("name", "status", "objective", "hyperparameters")}
