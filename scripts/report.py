@@ -5,7 +5,7 @@
 
 describes the job, fetches its archives and its test split, and assesses it on this machine as the DAG's job does.
 Where the job belongs to a run of the DAG, it is judged by that run's rules and gate, and against what served then.
-With --aws boto3's own environment says which account, region and endpoint. 360 digits take about 20 s on 2 cores.
+With --aws boto3's own environment says which account, region and endpoint. 360 digits take about a minute on one core.
 
 The report is var/reports/JOB/report.html; the last line of the output names it. Exit status 0: it is there.
 """

@@ -105,7 +105,7 @@ def _stage(
 ) -> dict[str, Any]:
     return {
         "stage": name,
-        "seconds": seconds,
+        "seconds": None if seconds is None else round(seconds, 1),
         "instance_type": instance_type,
         "instances": instances,
         "rate_per_hour": None,
