@@ -8,7 +8,7 @@
 --context          context.json: run, dataset, tuning, champion, rules and gate, written by the DAG
 --champion         folder that holds model.tar.gz of the model now serving; left out when nothing serves
 --debug-output, --profiler-output   what SageMaker itself uploaded of them; otherwise output.tar.gz has them
---output           where report.html, report.json, rules.json, predictions.jsonl, smoke/ and more go
+--output           where report.html, report.json, model_card.md, predictions.jsonl, smoke/ and more go
 
 Prints one line per stage with its seconds, and the decision last. The exit status says whether there is
 a report, not what it decides: the decision is `verdict.decision` in report.json. On two cores and a
@@ -33,16 +33,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from report.cost import with_assessment
-from report.document import SCHEMA, finite, validate, write_json
+from report.document import finite
 from report.explanations import explanations
-from report.illustrate import illustrate
 from report.importance import importance
 from report.lineage import with_artefacts
-from report.model_card import model_card
 from report.models import Tested, against_champion, load, measured, not_comparable, run_model, unpack
-from report.page import render
-from report.pictures import Picture, smoke_sample
-from report.predictions import Predictions
+from report.output import write
 from report.profiler_report import write_where_possible
 from report.training_output import TrainingOutput, read_training_output
 from report.verdict import Gate, decide
@@ -167,7 +163,7 @@ def assess(
     report = _document(context, challenger, rival, verdicts, verdict, training, explained, clock)
     report["profiler"]["page"] = PROFILER_PAGE if (output / PROFILER_PAGE).is_file() else None
     with clock.stage("page"):
-        _write(output, report, challenger.predictions, training, pictures, test)
+        write(output, report, challenger.predictions, training, pictures, test)
     print(f"decision={verdict['decision']} accuracy={challenger.metrics['accuracy']:.4f}", flush=True)
     for reason in verdict["reasons"]:
         print(f"  {reason}", flush=True)
@@ -256,36 +252,6 @@ def _document(
         }
     )
     return {**report, "not_finite": not_finite}
-
-
-def _write(
-    output: Path,
-    report: dict[str, Any],
-    predictions: Predictions,
-    training: TrainingOutput,
-    explained: Sequence[Picture],
-    test: Path,
-) -> None:
-    validate(report)
-    page = render(report, illustrate(report, predictions, training, explained, test))
-    (output / "report.html").write_text(page, encoding="utf-8")
-    (output / "model_card.md").write_text(model_card(report), encoding="utf-8")
-    write_json(output / "report.json", report)
-    shutil.copyfile(SCHEMA, output / SCHEMA.name)
-    write_json(output / "rules.json", report["rules"])
-    _write_smoke(output / "smoke", predictions, test)
-
-
-def _write_smoke(folder: Path, predictions: Predictions, test: Path) -> None:
-    """Copy the images to ask a new endpoint about, under names without folders, and what it must answer."""
-    folder.mkdir(exist_ok=True)
-    rows = []
-    for number, i in enumerate(smoke_sample(predictions)):
-        source = test / predictions.file(i)
-        file = f"{number}{source.suffix.lower()}"
-        shutil.copyfile(source, folder / file)
-        rows.append({**predictions.row(i), "file": file})
-    write_json(folder / "smoke.json", rows)
 
 
 if __name__ == "__main__":

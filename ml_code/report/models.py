@@ -112,6 +112,7 @@ def against_champion(
         champion = run_model(loaded, test, out, confidence, tuple(ours.classes))
         more = measured(champion, test, confidence)
     except Exception as error:  # an old or broken champion must not block its replacement
+        out.unlink(missing_ok=True)
         return not_comparable(f"it does not answer ({type(error).__name__}: {error}).")
     theirs = champion.predictions
     # An image may be readable at one model's size and broken at the other's.

@@ -320,6 +320,10 @@ def check_page(text: str) -> Page:
     assert page.headings[0] == 1
     assert all(after - before <= 1 for before, after in zip(page.headings, page.headings[1:], strict=False))
     assert all(given.get("alt") for tag, given in page.tags if tag == "img")
+    assert {"header", "nav", "main", "footer"} <= {tag for tag, _ in page.tags}
+    assert all(given.get("scope") in {"row", "col"} for tag, given in page.tags if tag == "th")
+    assert all(given["tabindex"] == "0" for _, given in page.tags if given.get("role") == "region")
+    assert all(given.get("aria-labelledby", page.ids[0]) in page.ids for _, given in page.tags)
     assert all(given.get("aria-label") for _, given in page.tags if given.get("role") in {"img", "region"})
     assert not re.search(r">\s*(nan|None|Undefined|inf)\s*<", text)
     assert len(text) < 5_000_000
