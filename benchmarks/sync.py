@@ -5,11 +5,11 @@
 About 12 minutes on 2 cores, half of it for 100,000 files. Ours and AWS's command line (installed below `var/venv`) take
 turns at the same local S3, each in a fresh process whose start is part of its time, each into a bucket of its own: a
 first sync, then syncs with nothing to do; medians. Ours runs as the operator runs it, without Airflow around it.
-The bound is on `in_a_task`: what the step adds to a task, from making the S3 client to the published version. A task has
-started Python and imported botocore whatever it does, and `aws s3 sync` in a task is a process of its own. The ratio of
-two whole processes stands beside it: half of ours is Python's start and botocore's import, so that it cannot reach the bound. The
-memory is the peak of a fresh process's resident pages: first sync and nothing to do for up to 100,000 files, and a
-listing of 1,000,000 objects compared with an equal one without any S3.
+The bound is on `in_a_task`: what the step adds to a task, from making the S3 client to the published version. A task
+has started Python and imported botocore whatever it does, and `aws s3 sync` in a task is a process of its own. The
+ratio of two whole processes stands beside it: half of ours is Python's start and botocore's import, so that it cannot
+reach the bound. The memory is the peak of a fresh process's resident pages: first sync and nothing to do for up to
+100,000 files, and a listing of 1,000,000 objects compared with an equal one without any S3.
 """
 
 import json
