@@ -5,8 +5,9 @@
 About 3 minutes on 2 cores: 1,000, 3,000 and 10,000 JPEGs of 320 x 240 in 200 classes, through a ResNet18 of random
 weights at 112 pixels, the report with its explanations included. Processor time is that of the whole job from its
 first import on, its loaders' too; `share` is decoding and the network, without resizing. Memory is the largest resident
-set of the job's process when it has predicted and at the end, and of one of its loaders; what it grows by is taken
-between the larger two, since from 2,000 images on processes of their own decode.
+set of the job's process when it has predicted (what it keeps of the images is complete then), that at the end, which
+is the explanations', and that of one loader; what it grows by is taken between the larger two, since from 2,000 images
+on processes of their own decode.
 """
 
 import json
@@ -39,7 +40,7 @@ def run() -> dict[str, Any]:
             figures[str(size)] = _measured("assess", folder, size)
             print(f"{size} images: {figures[str(size)]}", file=sys.stderr, flush=True)
     smaller, larger = (figures[str(size)] for size in SIZES[1:])
-    grown = max(larger[at] - smaller[at] for at in ("predicting_mib", "resident_mib"))
+    grown = larger["predicting_mib"] - smaller["predicting_mib"]
     return {
         "figures": {**figures, "grown_mib": round(grown, 1)},
         "conditions": conditions("boto3", arch="resnet18", image_size=112, classes=CLASSES),

@@ -17,7 +17,10 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 def points(share: float | None) -> str:
     """A difference of shares in percentage points, signed with a true minus."""
-    return _DASH if share is None else f"{100 * share:+.1f}".replace("-", "\u2212")
+    if share is None:
+        return _DASH
+    text = f"{100 * share:+.1f}"
+    return text.replace("-", "\u2212") if float(text) else "0.0"
 
 
 def number(value: Any, digits: int = 4) -> str:

@@ -85,15 +85,17 @@ def _limits(metrics: Mapping[str, Any]) -> list[str]:
 def _reproduce(report: Mapping[str, Any]) -> dict[str, str]:
     run, code, dataset = report["run"], report["code"] or {}, report["dataset"] or {}
     revision = code.get("git_revision")
+    seed = report["model"].get("hyperparameters", {}).get("seed")
     known = [
         f"code hash {code['hash']}" if code.get("hash") else None,
         f"dataset version {dataset['version']}" if dataset else None,
-        f"seed {report['model'].get('hyperparameters', {}).get('seed', 'of the settings')}",
+        f"seed {seed}" if seed is not None else None,
     ]
+    needs = ", ".join(part for part in known if part)
     return {
-        "text": "Needs "
-        + ", ".join(part for part in known if part)
-        + "; the run's settings are in report.json.",
+        "text": f"Needs {needs}; the run's settings are in report.json."
+        if needs
+        else "What it was trained from was not given to the assessment; what is known of the run is in report.json.",
         "command": (f"git checkout {revision}\n" if revision else "")
         + f"airflow dags trigger {run['dag_id']}",
     }

@@ -113,6 +113,8 @@ def test_an_invalid_report_is_refused() -> None:
         (percent(0.9512), "95.1%"),
         (percent(None), "\u2013"),
         (points(-0.0123), "\u22121.2"),
+        (points(0.05), "+5.0"),
+        (points(-0.0001), "0.0"),
         (number(1257), "1,257"),
         (number(1e-7), "1e\u221207"),
         (number("0.01"), "0.01"),
