@@ -29,17 +29,20 @@ def best_so_far(jobs: Sequence[Mapping[str, Any]], objective: Mapping[str, Any])
     if not values:
         return Chart(title, "Not drawn: no tuning job reported its objective.")
     x, y = zip(*values, strict=True)
+    name = objective.get("MetricName", "objective")
     best = (np.minimum if minimize else np.maximum).accumulate(y)
     drawing, axes = figure()
     axes.plot(x, y, "o", color=SERIES[0], markersize=4.5, label="job")
     axes.step(x, best, where="post", color=SERIES[1], label="best so far")
     axes.set_xlabel("job")
-    axes.set_ylabel(objective.get("MetricName", "objective"))
+    axes.set_ylabel(name)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     legend(axes)
     first = x[list(y).index(best[-1])]
     worst = max(y) if minimize else min(y)
-    sentence = f"Job {first} of {len(jobs)} is the best with {best[-1]:.4g}; the worst ended at {worst:.4g}."
+    sentence = (
+        f"Job {first} of {len(jobs)} is the best with {name} {best[-1]:.4g}; the worst ended at {worst:.4g}."
+    )
     return Chart(title, sentence, inline(drawing, "best"))
 
 

@@ -56,7 +56,7 @@ def test_maximised_objectives_take_the_largest() -> None:
     jobs = [{"objective": value, "hyperparameters": {"learning_rate": '"0.1"'}} for value in (0.5, 0.9, 0.7)]
     objective = {"MetricName": "validation_accuracy", "Type": "Maximize"}
     assert (
-        "Job 2 of 3 is the best with 0.9; the worst ended at 0.5"
+        "Job 2 of 3 is the best with validation_accuracy 0.9; the worst ended at 0.5"
         in tuning_charts.best_so_far(jobs, objective).sentence
     )
     assert "objective 0.9" in tuning_charts.learning_rates(jobs, objective).sentence
