@@ -67,7 +67,9 @@ def predict(model: LoadedModel, folder: Path, out: Path, classes: Sequence[str] 
             if not len(batch.indices):
                 continue
             rows = probabilities(model, batch.views[:, 0])[:, order]
-            chosen, answers = batch.indices.numpy(), Answers.of(batch.labels.numpy(), rows)
+            # Copies: a loader's tensors are shared memory, and an open file each, as long as they are looked at.
+            chosen, labels = batch.indices.numpy().copy(), batch.labels.numpy().copy()
+            answers = Answers.of(labels, rows)
             part = Predictions(names, listing.samples, chosen, answers, ())
             for i, shares in enumerate(rows.tolist()):
                 line = {**part.row(i), "probabilities": dict(zip(names, shares, strict=True))}
