@@ -48,12 +48,14 @@ def hook_config(plan: Plan) -> Request:
         collections |= {"labels": interval, "predictions": interval}
     if "CheckInputImages" in wanted:
         collections["input_image"] = interval
+    parameters = {"train.save_interval": "100", "eval.save_interval": "10"}
+    if debugger.tensorboard:
+        parameters["export_tensorboard"] = "true"
     return {
         "S3OutputPath": plan.run_uri,
-        "HookParameters": {"train.save_interval": "100", "eval.save_interval": "10"},
+        "HookParameters": parameters,
         "CollectionConfigurations": [
-            {"CollectionName": name, "CollectionParameters": parameters}
-            for name, parameters in collections.items()
+            {"CollectionName": name, "CollectionParameters": saved} for name, saved in collections.items()
         ],
     }
 

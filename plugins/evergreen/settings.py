@@ -270,6 +270,11 @@ class Debugger(Settings):
     )
     train_save_interval: int = Field(default=5, title="Tensors: every n-th training step", ge=1, le=100_000)
     eval_save_interval: int = Field(default=1, title="Tensors: every n-th evaluation step", ge=1, le=100_000)
+    tensorboard: bool = Field(
+        default=False,
+        title="TensorBoard",
+        description="Also write what is saved as TensorBoard's event files, to debug-output/tensorboard.",
+    )
     rules: dict[DebugRuleName, Rule] = {
         "VanishingGradient": Rule(policy="fail"),
         "PoorWeightInitialization": Rule(),

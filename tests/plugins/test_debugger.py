@@ -20,6 +20,8 @@ def collections(**settings: Any) -> dict[str, dict[str, str]]:
 def test_the_source_documents_hook() -> None:
     config = debugger.hook_config(plan())
     assert config["HookParameters"] == {"train.save_interval": "100", "eval.save_interval": "10"}
+    board = debugger.hook_config(plan(debugger={"tensorboard": True}))
+    assert board["HookParameters"] == {**config["HookParameters"], "export_tensorboard": "true"}
     saved = collections(train_save_interval=7)
     assert saved["losses"] == {"train.save_interval": "1", "eval.save_interval": "1"}
     for name in ("weights", "gradients", "biases"):
