@@ -24,7 +24,7 @@ from model import architectures
 from model.artifact import LoadedModel, save_model
 from model.network import assemble
 
-CLASSES = [f"{label:03}" for label in range(200)]
+CLASSES = [f"{label:03}" for label in range(400)]
 MIB_OF_KIB = 1 << 10
 CONTEXT: dict[str, Any] = {
     "run": {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -49,9 +48,25 @@ class Answers:
         )
 
     @classmethod
-    def join(cls, parts: Sequence[Answers]) -> Self:
-        """One after the other."""
-        return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
+    def room(cls, count: int) -> Self:
+        """For `count` images, to be filled by `put`; a list of parts would lie between the batches' temporaries."""
+
+        def whole() -> Labels:
+            return np.zeros(count, dtype=np.int64)
+
+        def real() -> Probabilities:
+            return np.zeros(count, dtype=np.float64)
+
+        return cls(whole(), whole(), real(), real(), real(), whole())
+
+    def put(self, start: int, part: Answers) -> None:
+        """Overwrite what lies from `start` on."""
+        for one in fields(self):
+            getattr(self, one.name)[start : start + len(part)] = getattr(part, one.name)
+
+    def head(self, count: int) -> Answers:
+        """The first `count`."""
+        return Answers(*(getattr(self, one.name)[:count] for one in fields(self)))
 
     @property
     def correct(self) -> Correct:

@@ -58,8 +58,7 @@ def predict(model: LoadedModel, folder: Path, out: Path, classes: Sequence[str] 
     order = [model.classes.index(name) for name in names]
     listing = list_images(folder, names)
     dataset = ImageDataset(folder, listing, model.preprocessing)
-    indices: list[Labels] = []
-    parts: list[Answers] = []
+    indices, kept, count = np.zeros(len(dataset), dtype=np.int64), Answers.room(len(dataset)), 0
     unreadable: list[dict[str, str]] = []
     with out.open("w", encoding="utf-8") as file:
         for batch in read_batches(dataset, BATCH, loader_workers(len(dataset))):
@@ -67,20 +66,20 @@ def predict(model: LoadedModel, folder: Path, out: Path, classes: Sequence[str] 
             if not len(batch.indices):
                 continue
             rows = probabilities(model, batch.views[:, 0])[:, order]
-            # Copies: a loader's tensors are shared memory, and an open file each, as long as they are looked at.
-            chosen, labels = batch.indices.numpy().copy(), batch.labels.numpy().copy()
-            answers = Answers.of(labels, rows)
+            chosen, answers = batch.indices.numpy(), Answers.of(batch.labels.numpy(), rows)
             part = Predictions(names, listing.samples, chosen, answers, ())
             for i, shares in enumerate(rows.tolist()):
                 line = {**part.row(i), "probabilities": dict(zip(names, shares, strict=True))}
                 file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-            indices.append(chosen)
-            parts.append(answers)
-    if not parts:
+            # Copied: a loader's tensors are shared memory, and an open file each, as long as they are looked at.
+            indices[count : count + len(chosen)] = chosen
+            kept.put(count, answers)
+            count += len(chosen)
+    if not count:
         raise ValueError(
             f"none of the {len(dataset)} images of the test split is readable: {unreadable[0]['reason']}"
         )
-    return Predictions(names, listing.samples, np.concatenate(indices), Answers.join(parts), unreadable)
+    return Predictions(names, listing.samples, indices[:count], kept.head(count), unreadable)
 
 
 def probabilities(model: LoadedModel, crops: torch.Tensor) -> Probabilities:
