@@ -5,9 +5,8 @@
 About 3 minutes on 2 cores: 1,000, 3,000 and 10,000 JPEGs of 320 x 240 in 400 classes, through a ResNet18 of random
 weights at 112 pixels, the report with its explanations included. Processor time is that of the whole job from its
 first import on, its loaders' too; `share` is decoding and the network, without resizing. Memory is the largest resident
-set of the job's process when it has predicted (what it keeps of the images is complete then), that at the end, which
-is the explanations', and that of one loader; what it grows by is taken between the larger two, since from 2,000 images
-on processes of their own decode.
+set of the job's process at its end (the explanations need the most), when it has predicted, and of one of its loaders;
+what the job's grows by is taken between the larger two, since from 2,000 images on processes of their own decode.
 """
 
 import json
@@ -24,8 +23,8 @@ from scripts.local_stack import REPOSITORY
 SIZES = (1_000, 3_000, 10_000)
 DISTINCT, CLASSES = 200, 400
 ML = REPOSITORY / "var/venv/ml/bin/python"
-# Half of it is noise; the probabilities of 7,000 images in 400 classes alone would be 21.
-MOST_MIB = 14
+# Of the peak: what the C library's allocator leaves lying about differs by that much between equal runs.
+MOST_GROWN = 0.05
 LEAST_SHARE = 0.8
 
 
@@ -40,11 +39,11 @@ def run() -> dict[str, Any]:
             figures[str(size)] = _measured("assess", folder, size)
             print(f"{size} images: {figures[str(size)]}", file=sys.stderr, flush=True)
     smaller, larger = (figures[str(size)] for size in SIZES[1:])
-    grown = larger["predicting_mib"] - smaller["predicting_mib"]
+    grown = larger["resident_mib"] - smaller["resident_mib"]
     return {
         "figures": {**figures, "grown_mib": round(grown, 1)},
         "conditions": conditions("boto3", arch="resnet18", image_size=112, classes=CLASSES),
-        "ok": grown <= MOST_MIB and larger["share"] >= LEAST_SHARE,
+        "ok": grown <= MOST_GROWN * smaller["resident_mib"] and larger["share"] >= LEAST_SHARE,
     }
 
 
