@@ -77,14 +77,11 @@ def _rotation(degrees: float) -> Change:
 
 
 CHANGES = (
-    _blur(0.01),
     _blur(0.03),
-    _jpeg(30),
     _jpeg(10),
     _brightness(0.5),
     _brightness(1.5),
     _zoom(0.8),
-    _rotation(10),
     _rotation(20),
 )
 
