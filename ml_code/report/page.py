@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from report.formats import FILTERS
 from report.illustrate import Illustrations
 from report.model_card import card
 from report.quality_charts import CONFUSION_TABLE_CLASSES
+from report.templates import environment, style
 
-_HERE = Path(__file__).parent
 # The name of a section is also that of its template below sections/.
 SECTIONS = (
     ("gate", "Gate"),
@@ -36,29 +31,25 @@ SECTIONS = (
 
 def render(report: Mapping[str, Any], illustrations: Illustrations) -> str:
     """The page as one string without references to anything outside it."""
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= FILTERS
-    return environment.get_template("report.html.j2").render(
-        r=report,
-        charts=illustrations.charts,
-        rule_charts=illustrations.rules,
-        worst=illustrations.worst,
-        pairs=illustrations.pairs,
-        explained=illustrations.explained,
-        sections=SECTIONS,
-        card=card(report),
-        style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),  # ruff: ignore[unsafe-markup-use] - our own file
-        confusion_table=len(report["metrics"]["per_class"]) <= CONFUSION_TABLE_CLASSES,
-        jobs=_by_objective(report["tuning"]),
-        tuned=_tuned(report["tuning"]),
-        moved=_moved(report["champion"]),
-        way_back=_way_back(report),
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            r=report,
+            charts=illustrations.charts,
+            rule_charts=illustrations.rules,
+            worst=illustrations.worst,
+            pairs=illustrations.pairs,
+            explained=illustrations.explained,
+            sections=SECTIONS,
+            card=card(report),
+            style=style(),
+            confusion_table=len(report["metrics"]["per_class"]) <= CONFUSION_TABLE_CLASSES,
+            jobs=_by_objective(report["tuning"]),
+            tuned=_tuned(report["tuning"]),
+            moved=_moved(report["champion"]),
+            way_back=_way_back(report),
+        )
     )
 
 

@@ -4,43 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from report import profiler_charts as charts
-from report.formats import moment, number, percent, seconds, size
+from report.formats import number
 from report.profiler_summary import job_summary, phase_rows, step_rows, system_usage
 from report.rule_plots import rule_plot
 from report.svg import Chart
 from report.system_metrics import system_metrics
+from report.templates import environment, style
 from rules.profiler.profile import Profile
 from rules.profiler.report import Checked
 from rules.profiler.savings import Change
 
-_HERE = Path(__file__).parent
-
 
 def render_profile(profile: Profile, results: Sequence[Checked], ranked: Sequence[Change]) -> str:
     """The page as one string without references to anything outside it."""
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "pct": percent,
-        "number": _figure,
-        "seconds": seconds,
-        "size": size,
-        "moment": moment,
-        "milliseconds": lambda value: number(1000 * value, 3),
-        "sentence": lambda text: text[:1].upper() + text[1:],
-    }
-    return environment.get_template("profiler.html.j2").render(
+    made = environment()
+    made.filters |= {"number": _figure, "milliseconds": lambda value: number(1000 * value, 3)}
+    return made.get_template("profiler.html.j2").render(
         job=job_summary(profile),
         changes=ranked,
         results=results,
@@ -52,7 +33,7 @@ def render_profile(profile: Profile, results: Sequence[Checked], ranked: Sequenc
         unreadable=profile.unreadable_lines + profile.timeline.unreadable,
         charts=_charts(profile),
         evidence=_evidence(results),
-        style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),  # ruff: ignore[unsafe-markup-use] - our own file
+        style=style(),
     )
 
 
