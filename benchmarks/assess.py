@@ -23,8 +23,8 @@ from scripts.local_stack import REPOSITORY
 SIZES = (1_000, 3_000, 10_000)
 DISTINCT, CLASSES = 200, 400
 ML = REPOSITORY / "var/venv/ml/bin/python"
-# Of the peak: what the C library's allocator leaves lying about differs by that much between equal runs.
-MOST_GROWN = 0.05
+# The probabilities of 7,000 images in 400 classes alone would be 21.
+MOST_MIB = 8
 LEAST_SHARE = 0.8
 
 
@@ -39,11 +39,11 @@ def run() -> dict[str, Any]:
             figures[str(size)] = _measured("assess", folder, size)
             print(f"{size} images: {figures[str(size)]}", file=sys.stderr, flush=True)
     smaller, larger = (figures[str(size)] for size in SIZES[1:])
-    grown = larger["resident_mib"] - smaller["resident_mib"]
+    grown = max(larger[at] - smaller[at] for at in ("predicting_mib", "resident_mib"))
     return {
         "figures": {**figures, "grown_mib": round(grown, 1)},
         "conditions": conditions("boto3", arch="resnet18", image_size=112, classes=CLASSES),
-        "ok": grown <= MOST_GROWN * smaller["resident_mib"] and larger["share"] >= LEAST_SHARE,
+        "ok": grown <= MOST_MIB and larger["share"] >= LEAST_SHARE,
     }
 
 
