@@ -25,9 +25,11 @@ from local_sagemaker.jobs.training import TrainingJobs
 from local_sagemaker.jobs.transform import TransformJobs
 from local_sagemaker.serving.async_invocations import AsyncInvocations
 from local_sagemaker.serving.endpoints import Endpoints
+from local_sagemaker.serving.metrics import EndpointMetrics
 from local_sagemaker.serving.models import EndpointConfigs, Models
 from local_sagemaker.serving.registry import Registry
 from local_sagemaker.serving.router import Router
+from local_sagemaker.serving.telemetry import Telemetry
 from local_sagemaker.tuning.jobs import TuningJobs
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,8 @@ class Service:
         runtime = Protocol(
             "sagemaker-runtime", ["InvokeEndpoint", "InvokeEndpointAsync"], cloud.state / "model"
         )
-        self.router = Router(runtime)
+        self.router = Router(runtime, EndpointMetrics(cloud.aws))
+        self.telemetry = Telemetry(cloud, self.router)
         self.invocations = AsyncInvocations(cloud, self.router, runtime)
         slots = Slots(cloud.settings.slots)
         self.training = TrainingJobs(cloud, slots)
@@ -142,6 +145,7 @@ class Service:
     def close(self) -> None:
         """End jobs and servers; the documents of jobs in progress are put in order at the next start."""
         self.cloud.closing.set()
+        self.telemetry.close()
         self.cloud.warm.close()
 
     def call(self, operation: str, body: Any, region: str) -> Document:

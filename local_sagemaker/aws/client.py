@@ -60,9 +60,17 @@ class Aws:
         with contextlib.closing(connection):
             yield connection
 
-    def call(self, target: str, **members: Any) -> Any:
-        """An operation of a JSON protocol, such as Logs_20140328.PutLogEvents. Raises AwsError."""
-        headers = {"x-amz-target": target, "content-type": "application/x-amz-json-1.1"}
+    def call(self, target: str, *, region: str = "us-east-1", **members: Any) -> Any:
+        """An operation of a JSON protocol, such as Logs_20140328.PutLogEvents. Raises AwsError.
+
+        MiniStack keeps what each region has apart, and reads the region in the signature.
+        """
+        scope = f"test/20000101/{region}/service/aws4_request"
+        headers = {
+            "x-amz-target": target,
+            "content-type": "application/x-amz-json-1.1",
+            "authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=none",
+        }
         status, body = self.request("POST", "/", json.dumps(members).encode(), headers)
         if status >= 300:
             code = ""

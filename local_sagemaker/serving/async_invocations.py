@@ -174,12 +174,12 @@ class AsyncInvocations:
         timeout = waiting.get("InvocationTimeoutSeconds", TIMEOUT_S)
         name = waiting["EndpointName"]
         try:
-            with self._router.server(name) as (_, server):
-                url = f"http://127.0.0.1:{server.port}/invocations"
+            with self._router.server(name) as chosen:
+                url = f"http://127.0.0.1:{chosen.server.port}/invocations"
                 try:
                     response = self._client.post(url, content=content, headers=headers, timeout=timeout)
                 except httpx.ConnectError:
-                    server.ready.clear()
+                    chosen.server.ready.clear()
                     raise
                 except httpx.TimeoutException as error:
                     sentence = (

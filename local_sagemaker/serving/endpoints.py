@@ -1,42 +1,46 @@
-"""Endpoints: create, update blue/green, delete, and bring back after a restart."""
+"""Endpoints: create, update blue/green, roll back, delete, and bring back after a restart."""
 
 import logging
-import shutil
 import threading
 import time
-import uuid
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
 from local_sagemaker.api.protocol import Document, invalid
 from local_sagemaker.api.resources import Resources, arn
-from local_sagemaker.api.unsupported import refuse
 from local_sagemaker.aws.s3 import TransferError
-from local_sagemaker.cloud import RESTARTED, Cloud
-from local_sagemaker.jobs.checks import check_instances
-from local_sagemaker.processes.runner import Box
+from local_sagemaker.cloud import RESTARTED, ClosedError, Cloud
+from local_sagemaker.serving.alarms import Alarms
+from local_sagemaker.serving.deployment import Deployment, RollbackError
+from local_sagemaker.serving.fleet import Fleet
+from local_sagemaker.serving.fleets import (
+    Fleets,
+    end,
+    end_servers,
+    on_this_machine,
+    wait_until_ready,
+)
 from local_sagemaker.serving.models import EndpointConfigs, Models
-from local_sagemaker.serving.router import Fleet, Router, Variant
-from local_sagemaker.serving.servers import ModelServer, ServerError, ServerPlan, unpack_model
+from local_sagemaker.serving.plans import described, retain, summaries, with_capacities
+from local_sagemaker.serving.policies import Policy, policy
+from local_sagemaker.serving.router import Router
+from local_sagemaker.serving.servers import ModelServer, ServerError
 
 log = logging.getLogger(__name__)
 
-DRAIN_LIMIT_S = 65.0
 TRIES_TO_COME_BACK = 5
-# Instances of a variant on one machine share its processors: a second keeps serving while one restarts.
-MOST_INSTANCES = 2
-UNSUPPORTED = {
-    "DeploymentConfig.RollingUpdatePolicy": "rolling updates",
-    "DeploymentConfig.AutoRollbackConfiguration": "automatic rollback on alarms",
-    "DeploymentConfig.BlueGreenUpdatePolicy.MaximumExecutionTimeoutInSeconds": "this limit",
-    "DeploymentConfig.BlueGreenUpdatePolicy.TrafficRoutingConfiguration.Type!='ALL_AT_ONCE' && "
-    "DeploymentConfig.BlueGreenUpdatePolicy": "canary and linear traffic shifting",
-}
+ENDS_BEFORE_FAILED = 3
+"""How often in a row an old server may end before its rollback is given up."""
 
 
 class Endpoints(Resources):
-    """CreateEndpoint and its kin. A document's `Plan` is what it serves, with its models: they may be deleted."""
+    """CreateEndpoint and its kin.
+
+    A document's `Plan`, `ShadowPlan`, `Capture` and `AsyncInferenceConfig` are what it serves, with the models'
+    containers: models and configurations may be deleted.
+    """
 
     def __init__(self, cloud: Cloud, models: Models, configs: EndpointConfigs, router: Router) -> None:
         super().__init__(cloud.store, "Endpoint")
@@ -44,50 +48,46 @@ class Endpoints(Resources):
         self._models = models
         self._configs = configs
         self._router = router
-        self._folder = cloud.state / "endpoints"
+        self._fleets = Fleets(cloud)
 
     def create_endpoint(self, request: Document, region: str) -> Document:
         """CreateEndpoint. Raises ApiError."""
-        refuse(request, UNSUPPORTED)
-        name, config = request["EndpointName"], request["EndpointConfigName"]
-        plan = self._plan(config, region)
+        name = request["EndpointName"]
+        served = self._served(request["EndpointConfigName"], region)
+        deployment = request.pop("DeploymentConfig", None)
+        self._policy(deployment or {}, served, region)
         document = {
             **request,
+            **served,
             "EndpointStatus": "Creating",
             "Region": region,
-            "Plan": plan,
-            "AsyncInferenceConfig": self._asynchronous(config, region),
+            "LastDeploymentConfig": deployment,
         }
         identifier = self.create(name, region, document)
-        self._in_background(name, lambda: self._create(name, plan))
+        self._in_background(name, lambda: self._create(name))
         return {"EndpointArn": identifier}
 
     def update_endpoint(self, request: Document, region: str) -> Document:
         """UpdateEndpoint. Raises ApiError."""
-        refuse(request, UNSUPPORTED)
         name, config = request["EndpointName"], request["EndpointConfigName"]
-        plan = self._plan(config, region)
+        served = self._served(config, region)
+        deployment = request.get("DeploymentConfig", {})
+        if request.get("RetainDeploymentConfig"):
+            deployment = self.get(name, region).get("LastDeploymentConfig") or {}
+        carried_out = self._policy(deployment, served, region)
         self.get(name, region)
         with self.store.change(self.kind, name) as endpoint:
-            self._refuse_unless_in_service(endpoint)
+            self._refuse_unless(endpoint, {"InService", "UpdateRollbackFailed"})
             if endpoint["EndpointConfigName"] == config:
                 raise invalid(
                     f'Cannot update endpoint "{endpoint["EndpointArn"]}" to the configuration that it has, {config}.'
                 )
             if request.get("RetainAllVariantProperties"):
-                _retain(plan, endpoint["Plan"], request.get("ExcludeRetainedVariantProperties", []))
-            deployment = request.get("DeploymentConfig", {})
-            if request.get("RetainDeploymentConfig"):
-                deployment = endpoint.get("LastDeploymentConfig") or {}
+                retain(served, endpoint, request.get("ExcludeRetainedVariantProperties", []))
             endpoint.pop("FailureReason", None)
             endpoint["EndpointStatus"] = "Updating"
-            endpoint["PendingDeploymentSummary"] = {
-                "EndpointConfigName": config,
-                "StartTime": time.time(),
-                "ProductionVariants": _summaries(plan, "Creating"),
-            }
-        asynchronous = self._asynchronous(config, region)
-        self._in_background(name, lambda: self._update(name, config, plan, deployment, asynchronous))
+            endpoint["PendingDeploymentSummary"] = _pending(served, "Creating", time.time())
+        self._in_background(name, lambda: self._update(name, served, deployment, carried_out))
         return {"EndpointArn": arn(self.kind, name, region)}
 
     def update_weights(self, request: Document, region: str) -> Document:
@@ -95,9 +95,9 @@ class Endpoints(Resources):
         name = request["EndpointName"]
         self.get(name, region)
         with self.store.change(self.kind, name) as endpoint:
-            self._refuse_unless_in_service(endpoint)
+            self._refuse_unless(endpoint, {"InService"})
             old = endpoint["Plan"]
-            plan = _with_capacities(endpoint, request["DesiredWeightsAndCapacities"])
+            plan = with_capacities(endpoint, request["DesiredWeightsAndCapacities"])
             endpoint.pop("FailureReason", None)
             endpoint["Plan"] = plan
             endpoint["EndpointStatus"] = "Updating"
@@ -114,48 +114,64 @@ class Endpoints(Resources):
         name = request["EndpointName"]
         self.get(name, region)
         with self.store.change(self.kind, name) as endpoint:
-            if endpoint["EndpointStatus"] not in {"InService", "Failed"}:
-                self._refuse_unless_in_service(endpoint)
+            self._refuse_unless(endpoint, {"InService", "Failed", "UpdateRollbackFailed"})
             endpoint["EndpointStatus"] = "Deleting"
         self._in_background(name, lambda: self._delete(name))
         return {}
 
     def recover(self) -> None:
         """After a restart: endpoints come back with what they served; an update that was under way is undone."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._fleets.clear()
         for endpoint in self.store.all(self.kind):
-            name, status, plan = endpoint["EndpointName"], endpoint["EndpointStatus"], endpoint["Plan"]
+            name, status = endpoint["EndpointName"], endpoint["EndpointStatus"]
             if status == "Creating":
-                self._in_background(name, partial(self._create, name, plan))
+                self._in_background(name, partial(self._create, name))
             elif status == "Deleting":
                 self.store.delete(self.kind, name)
             elif status != "Failed":
                 reason = {"FailureReason": RESTARTED} if status == "Updating" else {}
                 self.set(name, EndpointStatus="SystemUpdating", PendingDeploymentSummary=None, **reason)
-                self._in_background(name, partial(self._create, name, plan, tries=TRIES_TO_COME_BACK))
+                self._in_background(name, partial(self._create, name, tries=TRIES_TO_COME_BACK))
 
-    def _refuse_unless_in_service(self, endpoint: Document) -> None:
+    def _refuse_unless(self, endpoint: Document, statuses: set[str]) -> None:
         status = endpoint["EndpointStatus"]
+        if status in statuses:
+            return
         if status == "Failed":
             raise invalid(f'Cannot update endpoint "{endpoint["EndpointArn"]}" in status Failed; delete it.')
-        if status != "InService":
-            raise invalid(f'Cannot update in-progress endpoint "{endpoint["EndpointArn"]}".')
+        raise invalid(f'Cannot update in-progress endpoint "{endpoint["EndpointArn"]}".')
 
-    def _plan(self, config_name: str, region: str) -> list[Document]:
-        """The variants of a configuration, each with its model's container."""
-        variants: list[Document] = self._configs.get(config_name, region)["ProductionVariants"]
-        return [
-            {**variant, "Container": self._models.container(variant["ModelName"], region)}
-            for variant in variants
-        ]
+    def _served(self, config_name: str, region: str) -> Document:
+        """What an endpoint with a configuration serves. Raises ApiError."""
+        config = self._configs.get(config_name, region)
 
-    def _asynchronous(self, config_name: str, region: str) -> Document | None:
-        return self._configs.get(config_name, region).get("AsyncInferenceConfig")
+        def with_containers(variants: list[Document]) -> list[Document]:
+            return [
+                {**variant, "Container": self._models.container(variant["ModelName"], region)}
+                for variant in variants
+            ]
+
+        return {
+            "EndpointConfigName": config_name,
+            "Plan": with_containers(config["ProductionVariants"]),
+            "ShadowPlan": with_containers(config.get("ShadowProductionVariants", [])),
+            "Capture": config.get("DataCaptureConfig"),
+            "AsyncInferenceConfig": config.get("AsyncInferenceConfig"),
+        }
+
+    def _policy(self, deployment: Document, served: Document, region: str) -> Policy:
+        """Raises ApiError."""
+        found = policy(deployment, min(int(variant["InitialInstanceCount"]) for variant in served["Plan"]))
+        if found.alarms:
+            Alarms(self._cloud.aws, region).check(found.alarms)
+        return found
 
     def _in_background(self, name: str, work: Callable[[], None]) -> None:
         def run() -> None:
             try:
                 work()
+            except ClosedError:
+                return
             except Exception:
                 if not self._cloud.closing.is_set():
                     log.exception("endpoint %s", name)
@@ -167,10 +183,11 @@ class Endpoints(Resources):
 
         threading.Thread(target=run, name=f"endpoint {name}", daemon=True).start()
 
-    def _create(self, name: str, plan: list[Document], tries: int = 1) -> None:
+    def _create(self, name: str, tries: int = 1) -> None:
+        endpoint = self.get(name)
         for attempt in range(1, tries + 1):
             try:
-                fleet = self._start(name, plan, asynchronous=bool(self.get(name).get("AsyncInferenceConfig")))
+                fleet = self._fleets.start(name, endpoint["Region"], endpoint)
                 break
             except (ServerError, TransferError) as error:
                 if self._cloud.closing.is_set():
@@ -184,47 +201,73 @@ class Endpoints(Resources):
             self.set(name, EndpointStatus="Failed", FailureReason=reason)
             return
         self._router.switch(name, fleet)
-        self.set(name, EndpointStatus="InService", ProductionVariants=_summaries(plan))
+        self.set(name, EndpointStatus="InService", **described(endpoint))
         log.info("endpoint %s: InService", name)
 
-    def _update(
-        self,
-        name: str,
-        config: str,
-        plan: list[Document],
-        deployment: Document,
-        asynchronous: Document | None,
-    ) -> None:
+    def _update(self, name: str, served: Document, deployment: Document, carried_out: Policy) -> None:
+        started, region = time.time(), self.get(name)["Region"]
         try:
-            fleet = self._start(name, plan, asynchronous=bool(asynchronous))
+            green = self._fleets.start(name, region, served)
         except (ServerError, TransferError) as error:
             if not self._cloud.closing.is_set():
-                log.warning("endpoint %s: the update to %s failed: %s", name, config, error)
-                self.set(
-                    name, EndpointStatus="InService", FailureReason=str(error), PendingDeploymentSummary=None
-                )
+                self._undone(name, str(error))
             return
-        old = self._router.switch(name, fleet)
-        policy = deployment.get("BlueGreenUpdatePolicy", {})
-        wait = policy.get("TrafficRoutingConfiguration", {}).get("WaitIntervalInSeconds", 0)
-        self._cloud.closing.wait(wait + policy.get("TerminationWaitInSeconds", 0))
-        # Written before the old fleet is drained: from the switch on, a restart is to bring back the new one.
-        changes: dict[str, Any] = {
-            "EndpointConfigName": config,
-            "Plan": plan,
-            "ProductionVariants": _summaries(plan),
-            "AsyncInferenceConfig": asynchronous,
-        }
-        self.set(name, **changes, LastDeploymentConfig=deployment or None)
-        if old:
-            self._end(old.servers())
+
+        def tell(status: str, message: str) -> None:
+            self.set(name, PendingDeploymentSummary=_pending(served, status, started, message))
+
+        try:
+            Deployment(self._cloud, self._router, carried_out, green, started).run(tell)
+        except RollbackError as error:
+            self._roll_back(name, green, str(error))
+            return
+        old = self._router.switch(name, green)
+        if self._cloud.closing.wait(carried_out.termination_wait_s):
+            return
+        # Written before the old fleet is drained: from now on a restart is to bring back the new one.
+        self.set(name, **served, **described(served), LastDeploymentConfig=deployment or None)
+        end(old)
         self.set(name, EndpointStatus="InService", PendingDeploymentSummary=None)
-        log.info("endpoint %s: InService on %s", name, config)
+        log.info("endpoint %s: InService on %s", name, served["EndpointConfigName"])
+
+    def _roll_back(self, name: str, green: Fleet, reason: str) -> None:
+        """All traffic to the old fleet at once, then end the new one."""
+        blue = self._router.fleet(name)
+        self._router.shift(name, green, Fraction(0))
+        log.warning("endpoint %s: back to %s: %s", name, blue.config, reason)
+        self.set(name, EndpointStatus="RollingBack", FailureReason=reason)
+        if failure := self._never_up(blue):
+            # Both stay: the new one answers where the old one cannot.
+            self.set(
+                name,
+                EndpointStatus="UpdateRollbackFailed",
+                FailureReason=f"{reason} The rollback to {blue.config} failed: {failure}",
+                PendingDeploymentSummary=None,
+            )
+            return
+        self._router.switch(name, blue)
+        end([green])
+        self._undone(name, reason)
+
+    def _never_up(self, fleet: Fleet) -> str | None:
+        """Wait until each variant has a server that is up; the sentence about one that has none."""
+        for variant in fleet.variants:
+            while variant.servers and variant.least_busy() is None:
+                if all(server.ends_in_a_row >= ENDS_BEFORE_FAILED for server in variant.servers):
+                    return variant.servers[0].failure(
+                        "the model server of the old fleet does not start again"
+                    )
+                if self._cloud.closing.wait(0.1):
+                    raise ClosedError
+        return None
+
+    def _undone(self, name: str, reason: str) -> None:
+        log.warning("endpoint %s: the update was undone: %s", name, reason)
+        self.set(name, EndpointStatus="InService", FailureReason=reason, PendingDeploymentSummary=None)
 
     def _delete(self, name: str) -> None:
-        if fleet := self._router.switch(name, None):
-            self._end(fleet.servers())
-        shutil.rmtree(self._folder / name, ignore_errors=True)
+        end(self._router.switch(name, None))
+        self._fleets.clear(name)
         self.store.delete(self.kind, name)
         log.info("endpoint %s: deleted", name)
 
@@ -235,11 +278,12 @@ class Endpoints(Resources):
         started: list[ModelServer] = []
         try:
             for variant, serving in zip(plan, fleet.variants, strict=True):
-                wanted = _on_this_machine(variant)
-                more = self._start_servers(name, variant, wanted - len(serving.servers), started)
+                wanted = on_this_machine(variant)
+                missing = wanted - len(serving.servers)
+                more = self._fleets.start_servers(name, fleet.region, variant, missing, started)
                 fleet = fleet.with_servers(serving.name, [*serving.servers[:wanted], *more])
                 surplus += serving.servers[wanted:]
-            self._wait_until_ready(started)
+            wait_until_ready(started)
         except (ServerError, TransferError) as error:
             if not self._cloud.closing.is_set():
                 log.warning("endpoint %s: it keeps its instances: %s", name, error)
@@ -247,135 +291,21 @@ class Endpoints(Resources):
                 kept = [
                     {**variant, "InitialInstanceCount": counts[variant["VariantName"]]} for variant in plan
                 ]
-                changes: dict[str, Any] = {"Plan": kept, "ProductionVariants": _summaries(kept)}
+                changes: dict[str, Any] = {"Plan": kept, "ProductionVariants": summaries(kept)}
                 self.set(name, EndpointStatus="InService", FailureReason=str(error), **changes)
             return
         self._router.switch(name, fleet)
-        self._end(surplus)
-        self.set(name, EndpointStatus="InService", ProductionVariants=_summaries(plan))
-
-    def _start(self, name: str, plan: list[Document], *, asynchronous: bool) -> Fleet:
-        """A fleet whose servers all answer. Raises ServerError or TransferError, with everything ended again."""
-        started: list[ModelServer] = []
-        variants = []
-        for variant in plan:
-            servers = self._start_servers(name, variant, _on_this_machine(variant), started)
-            variants.append(Variant(variant["VariantName"], variant["InitialVariantWeight"], tuple(servers)))
-        self._wait_until_ready(started)
-        return Fleet(tuple(variants), asynchronous)
-
-    def _start_servers(
-        self, name: str, variant: Document, count: int, started: list[ModelServer]
-    ) -> list[ModelServer]:
-        """Start servers of a variant and add them to those started.
-
-        Raises ServerError or TransferError, with all that were started ended again.
-        """
-        region = self.get(name)["Region"]
-        servers = []
-        try:
-            for _ in range(count):
-                servers.append(self._start_server(name, region, variant))
-        except (ServerError, TransferError):
-            for server in [*started, *servers]:
-                server.close()
-            raise
-        started += servers
-        return servers
-
-    def _wait_until_ready(self, started: list[ModelServer]) -> None:
-        """Raises ServerError, with all of them ended, when one does not come up."""
-        try:
-            for server in started:
-                server.wait_until_ready()
-        except ServerError:
-            for server in started:
-                server.close()
-            raise
-
-    def _start_server(self, name: str, region: str, variant: Document) -> ModelServer:
-        instance = f"i-{uuid.uuid4().hex[:17]}"
-        where = Box(self._folder / name / instance)
-        unpack_model(self._cloud, variant["Container"], where)
-        plan = ServerPlan(
-            container=variant["Container"],
-            box=where,
-            region=region,
-            log_group=f"/aws/sagemaker/Endpoints/{name}",
-            log_stream=f"{variant['VariantName']}/{instance}",
-            start_limit_s=variant.get("ContainerStartupHealthCheckTimeoutInSeconds", 60),
-        )
-        return ModelServer(self._cloud, plan)
-
-    def _end(self, servers: list[ModelServer]) -> None:
-        """Let requests in flight finish, then end the servers."""
-        limit = time.monotonic() + DRAIN_LIMIT_S
-        while any(server.in_flight for server in servers) and time.monotonic() < limit:
-            time.sleep(0.02)
-        for server in servers:
-            server.close()
+        end_servers(surplus)
+        self.set(name, EndpointStatus="InService", ProductionVariants=summaries(plan))
 
 
-def _on_this_machine(variant: Document) -> int:
-    """How many servers a variant has here."""
-    return min(int(variant["InitialInstanceCount"]), MOST_INSTANCES)
-
-
-def _retain(plan: list[Document], old: list[Document], excluded: list[Document]) -> None:
-    """Give a new plan's variants the counts and weights that variants of the same names have now."""
-    kept = {"DesiredInstanceCount": "InitialInstanceCount", "DesiredWeight": "InitialVariantWeight"}
-    for item in excluded:
-        kept.pop(item["VariantPropertyType"], None)
-    before = {variant["VariantName"]: variant for variant in old}
-    for variant in plan:
-        if now := before.get(variant["VariantName"]):
-            variant |= {member: now[member] for member in kept.values()}
-
-
-def _with_capacities(endpoint: Document, desired: list[Document]) -> list[Document]:
-    """An endpoint's plan with other weights and instance counts. Raises ApiError."""
-    plan = {variant["VariantName"]: dict(variant) for variant in endpoint["Plan"]}
-    names = [change["VariantName"] for change in desired]
-    if missing := [name for name in names if name not in plan]:
-        raise invalid(
-            f'The variant name(s) "{", ".join(missing)}" is/are not present within endpoint configuration '
-            f'"{endpoint["EndpointConfigName"]}".'
-        )
-    if len(set(names)) < len(names):
-        raise invalid("DesiredWeightsAndCapacities names a variant twice")
-    for change in desired:
-        if "ServerlessUpdateConfig" in change:
-            raise invalid(
-                "local_sagemaker does not do serverless inference; leave out ServerlessUpdateConfig"
-            )
-        variant = plan[change["VariantName"]]
-        if (count := change.get("DesiredInstanceCount")) is not None:
-            if not count and not endpoint.get("AsyncInferenceConfig"):
-                raise invalid(
-                    f"The variant {change['VariantName']} needs an instance: it is not asynchronous"
-                )
-            check_instances(variant.get("InstanceType", "local"), count, "endpoint")
-            variant["InitialInstanceCount"] = count
-        variant["InitialVariantWeight"] = change.get("DesiredWeight", variant["InitialVariantWeight"])
-    return list(plan.values())
-
-
-def _summaries(plan: list[Document], status: str | None = None) -> list[Document]:
-    """ProductionVariantSummary, or PendingProductionVariantSummary with a status."""
-    now = time.time()
-    summaries = []
-    for variant in plan:
-        image, count = variant["Container"]["Image"], variant["InitialInstanceCount"]
-        weight = variant["InitialVariantWeight"]
-        summary: Document = {
-            "VariantName": variant["VariantName"],
-            "DeployedImages": [{"SpecifiedImage": image, "ResolvedImage": image, "ResolutionTime": now}],
-            "CurrentWeight": weight,
-            "DesiredWeight": weight,
-            "CurrentInstanceCount": count,
-            "DesiredInstanceCount": count,
-        }
-        if status:
-            summary["VariantStatus"] = [{"Status": status, "StartTime": now}]
-        summaries.append(summary)
-    return summaries
+def _pending(served: Document, status: str, started: float, message: str | None = None) -> Document:
+    """PendingDeploymentSummary."""
+    summary: Document = {
+        "EndpointConfigName": served["EndpointConfigName"],
+        "StartTime": started,
+        "ProductionVariants": summaries(served["Plan"], status, message),
+    }
+    if served["ShadowPlan"]:
+        summary["ShadowProductionVariants"] = summaries(served["ShadowPlan"], status, message)
+    return summary

@@ -19,18 +19,22 @@ MODEL_UNSUPPORTED = {
 }
 CONFIG_UNSUPPORTED = {
     "AsyncInferenceConfig.OutputConfig.NotificationConfig": "notifications",
-    "DataCaptureConfig.EnableCapture": "data capture",
-    "ShadowProductionVariants": "shadow variants",
     "ExplainerConfig": "online explanations",
     "EnableNetworkIsolation": "network isolation",
     "MetricsConfig.EnableEnhancedMetrics": "enhanced metrics",
     "MetricsConfig.EnableDetailedObservability": "detailed observability",
-    "ProductionVariants[].ServerlessConfig": "serverless inference",
-    "ProductionVariants[].InstancePools": "instance pools",
-    "ProductionVariants[].AcceleratorType": "accelerators",
-    "ProductionVariants[].CoreDumpConfig": "core dumps",
-    "ProductionVariants[?ManagedInstanceScaling.Status=='ENABLED']": "instance scaling",
-    "ProductionVariants[?!ModelName].VariantName": "inference components: a variant needs a ModelName",
+    **{
+        expression.format(variants=variants): meaning
+        for variants in ("ProductionVariants", "ShadowProductionVariants")
+        for expression, meaning in (
+            ("{variants}[].ServerlessConfig", "serverless inference"),
+            ("{variants}[].InstancePools", "instance pools"),
+            ("{variants}[].AcceleratorType", "accelerators"),
+            ("{variants}[].CoreDumpConfig", "core dumps"),
+            ("{variants}[?ManagedInstanceScaling.Status=='ENABLED']", "instance scaling"),
+            ("{variants}[?!ModelName].VariantName", "inference components: a variant needs a ModelName"),
+        )
+    },
 }
 
 
@@ -85,10 +89,15 @@ class EndpointConfigs(Resources):
     def create_config(self, request: Document, region: str) -> Document:
         """CreateEndpointConfig. Raises ApiError."""
         refuse(request, CONFIG_UNSUPPORTED)
-        names = [variant["VariantName"] for variant in request["ProductionVariants"]]
+        production, shadows = request["ProductionVariants"], request.get("ShadowProductionVariants", [])
+        if shadows and (len(production), len(shadows)) != (1, 1):
+            raise invalid(
+                "With ShadowProductionVariants there is one variant in it and one in ProductionVariants"
+            )
+        names = [variant["VariantName"] for variant in (*production, *shadows)]
         if len(set(names)) < len(names):
-            raise invalid("ProductionVariants has two variants of one name")
-        for variant in request["ProductionVariants"]:
+            raise invalid("Two variants have one name")
+        for variant in (*production, *shadows):
             self._models.get(variant["ModelName"], region)
             if "InitialInstanceCount" not in variant:
                 raise invalid(f"The variant {variant['VariantName']} has no InitialInstanceCount")
@@ -100,4 +109,8 @@ class EndpointConfigs(Resources):
             raise invalid("AsyncInferenceConfig.OutputConfig.S3OutputPath is required")
         for member in output.keys() & {"S3OutputPath", "S3FailurePath"}:
             check_bucket(self._cloud, output[member])
+        if capture := request.get("DataCaptureConfig"):
+            if not capture["DestinationS3Uri"].startswith("s3://"):
+                raise invalid("DataCaptureConfig.DestinationS3Uri has to be an s3:// address")
+            check_bucket(self._cloud, capture["DestinationS3Uri"])
         return {"EndpointConfigArn": self.create(request["EndpointConfigName"], region, request)}

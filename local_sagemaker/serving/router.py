@@ -1,19 +1,24 @@
 """The runtime side: InvokeEndpoint, routed to the servers of the endpoint's fleet."""
 
+import asyncio
 import logging
-import random
 import ssl
 import threading
-from collections.abc import Generator, Iterable, Mapping
+import time
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from fractions import Fraction
 
 import httpx
 from starlette.requests import Request
 from starlette.responses import Response
 
-from local_sagemaker.api.protocol import ACCOUNT, ApiError, Protocol
+from local_sagemaker.api.protocol import ACCOUNT, ApiError, Document, Protocol
 from local_sagemaker.api.wire import body_of, error_response, region_of
+from local_sagemaker.serving.fleet import Chosen, Fleet, Route, Variant, choose
+from local_sagemaker.serving.metrics import EndpointMetrics
+from local_sagemaker.serving.sampling import Sampler
 from local_sagemaker.serving.servers import ModelServer
 
 log = logging.getLogger(__name__)
@@ -31,109 +36,72 @@ REFUSED = (
     "EnableExplanations",
     "SessionId",
 )
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One production variant with its servers."""
-
-    name: str
-    weight: float
-    servers: tuple[ModelServer, ...]
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """What serves an endpoint at a time. An update makes a new one and switches."""
-
-    variants: tuple[Variant, ...]
-    asynchronous: bool = False
-
-    def servers(self) -> list[ModelServer]:
-        return [server for variant in self.variants for server in variant.servers]
-
-    def with_weights(self, weights: Mapping[str, float]) -> "Fleet":
-        """The same servers under other weights, for the variants named."""
-        variants = tuple(
-            replace(variant, weight=weights.get(variant.name, variant.weight)) for variant in self.variants
-        )
-        return replace(self, variants=variants)
-
-    def with_servers(self, name: str, servers: Iterable[ModelServer]) -> "Fleet":
-        """The same variants, one of them with other servers."""
-        variants = tuple(
-            replace(variant, servers=tuple(servers)) if variant.name == name else variant
-            for variant in self.variants
-        )
-        return replace(self, variants=variants)
-
-    def choose(self, target: str | None) -> Variant:
-        """The target variant, or one by weight. Raises ApiError."""
-        if target is not None:
-            for variant in self.variants:
-                if variant.name == target:
-                    return variant
-            raise ApiError("ValidationError", f"Variant {target} is not a production variant of the endpoint")
-        weights = [variant.weight for variant in self.variants]
-        if not any(weights):
-            raise ApiError(
-                "ValidationError", "All production variants have weight 0; name one with TargetVariant"
-            )
-        return random.choices(self.variants, weights)[0]  # ruff: ignore[suspicious-non-cryptographic-random-usage]
+MOST_SHADOWED = 16
+"""Copies under way at a shadow variant; those beyond are left out, so that a slow one holds nothing up."""
 
 
 class Router:
     """The table of fleets by endpoint name, and the proxy."""
 
-    def __init__(self, runtime: Protocol) -> None:
+    def __init__(self, runtime: Protocol, metrics: EndpointMetrics) -> None:
+        self.metrics = metrics
         self._runtime = runtime
         self._lock = threading.Lock()
-        self._fleets: dict[str, Fleet] = {}
+        self._routes: dict[str, Route] = {}
+        self._shadowing: set[asyncio.Task[None]] = set()
         # No kept connections: a server may close one just when a request goes out on it, and a new one to this
         # machine takes 0.1 ms.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._client = httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits, trust_env=False, verify=NO_TLS)
 
-    def switch(self, endpoint: str, fleet: Fleet | None) -> Fleet | None:
-        """Send new requests to another fleet, None to none; the fleet until now, which may have requests in flight."""
+    def switch(self, endpoint: str, fleet: Fleet | None) -> list[Fleet]:
+        """Send all new requests to one fleet, None: to none; those until now, which may have some in flight."""
         with self._lock:
-            old = self._fleets.pop(endpoint, None)
+            old = self._routes.pop(endpoint, None)
             if fleet:
-                self._fleets[endpoint] = fleet
-            return old
+                self._routes[endpoint] = Route(fleet)
+        return [known for known in (old.fleet, old.green) if known and known is not fleet] if old else []
+
+    def shift(self, endpoint: str, green: Fleet, share: Fraction) -> None:
+        """Send a share of the requests, evenly spread, to a second fleet, and the others to the first."""
+        with self._lock:
+            route = self._routes[endpoint]
+            route.green, route.sampler = green, Sampler(share)
 
     def fleet(self, endpoint: str) -> Fleet:
-        """What serves an endpoint. Raises ApiError."""
-        fleet = self._fleets.get(endpoint)
-        if not fleet:
+        """What serves an endpoint, during an update what did before. Raises ApiError."""
+        return self._route(endpoint).fleet
+
+    def fleets(self) -> list[Fleet]:
+        """Everything that serves."""
+        with self._lock:
+            routes = list(self._routes.values())
+        return [fleet for route in routes for fleet in (route.fleet, route.green) if fleet]
+
+    def _route(self, endpoint: str) -> Route:
+        route = self._routes.get(endpoint)
+        if not route:
             raise ApiError("ValidationError", f"Endpoint {endpoint} of account {ACCOUNT} not found.")
-        return fleet
+        return route
 
     @contextmanager
-    def server(
-        self, endpoint: str, target: str | None = None
-    ) -> Generator[tuple[Variant, ModelServer], None, None]:
+    def server(self, endpoint: str, target: str | None = None) -> Generator[Chosen, None, None]:
         """The least busy server of a variant, counted as busy in the same moment in which it is chosen.
 
         Raises ApiError: ValidationError, and ServiceUnavailable while none is up.
         """
         with self._lock:
-            fleet = self.fleet(endpoint)
-            variant = fleet.choose(target)
-            ready = [server for server in variant.servers if server.ready.is_set()]
-            if not ready:
-                message = f"No server of variant {variant.name} is up; it is being started again"
-                raise ApiError("ServiceUnavailable", message, 503)
-            server = min(ready, key=lambda candidate: candidate.in_flight)
-            server.in_flight += 1
+            chosen = choose(self._route(endpoint).order(), target)
+            chosen.server.in_flight += 1
         try:
-            yield variant, server
+            yield chosen
         finally:
             with self._lock:
-                server.in_flight -= 1
+                chosen.server.in_flight -= 1
 
     async def invoke(self, request: Request) -> Response:
         """POST /endpoints/NAME/invocations, signed or not."""
+        started = time.perf_counter()
         endpoint = request.path_params["EndpointName"]
         try:
             members = self._runtime.parse_rest("InvokeEndpoint", request.path_params, request.headers)
@@ -146,43 +114,94 @@ class Router:
                 )
                 raise ApiError("ValidationError", sentence)
             body = await body_of(request, BODY_LIMIT, "ValidationError")
+            headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
             target = members.get("TargetVariant")
             while True:
-                with self.server(endpoint, target) as (variant, server):
+                with self.server(endpoint, target) as chosen:
                     try:
-                        return await self._forward(request, body, endpoint, variant, server)
+                        answer = await self._ask(chosen, headers, body, started)
                     except httpx.ConnectError:
                         # It has died, which its supervisor sees within half a second; nothing was sent.
-                        server.ready.clear()
+                        chosen.server.ready.clear()
+                        continue
+                self._shadow(chosen.fleet, headers, body)
+                if isinstance(answer, _Failure):
+                    return _model_error(request, endpoint, chosen.server, answer)
+                if capture := chosen.fleet.capture:
+                    capture.add(chosen.variant.name, members, headers, body, answer)
+                return _response(answer, chosen.variant)
         except ApiError as error:
             return error_response(error)
 
-    async def _forward(
-        self, request: Request, body: bytes, endpoint: str, variant: Variant, server: ModelServer
-    ) -> Response:
-        headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+    async def _ask(
+        self, chosen: Chosen, headers: dict[str, str], body: bytes, started: float
+    ) -> "httpx.Response | _Failure":
+        """The model's answer, counted. Raises httpx.ConnectError, which is not."""
+        answer: httpx.Response | _Failure
+        asked = time.perf_counter()
         try:
             answer = await self._client.post(
-                f"http://127.0.0.1:{server.port}/invocations", content=body, headers=headers
+                f"http://127.0.0.1:{chosen.server.port}/invocations", content=body, headers=headers
             )
+            if answer.status_code >= 400:
+                answer = _Failure(answer.status_code, answer.text)
         except httpx.TimeoutException:
-            text = "Your invocation timed out while waiting for a response from container primary."
-            return _model_error(request, endpoint, server, 0, text)
+            answer = _Failure(
+                0, "Your invocation timed out while waiting for a response from container primary."
+            )
         except httpx.ConnectError:
             raise
         except httpx.TransportError as error:
-            return _model_error(request, endpoint, server, 503, f"{type(error).__name__}: {error}")
-        if answer.status_code >= 400:
-            return _model_error(request, endpoint, server, answer.status_code, answer.text)
-        kept = {"content-type": answer.headers.get("content-type", "application/octet-stream")}
-        if (name := f"{PREFIX}custom-attributes") in answer.headers:
-            kept[name] = answer.headers[name]
-        return Response(answer.content, 200, {**kept, "x-Amzn-Invoked-Production-Variant": variant.name})
+            answer = _Failure(503, f"{type(error).__name__}: {error}")
+        now = time.perf_counter()
+        self.metrics.add(chosen.key, answer.status_code, now - asked, now - started)
+        return answer
+
+    def _shadow(self, fleet: Fleet, headers: dict[str, str], body: bytes) -> None:
+        """Give the fleet's shadow variant its share of copies, when the caller has its answer."""
+        shadow = fleet.shadow
+        if not shadow or not shadow.sampler.take():
+            return
+        server = shadow.variant.least_busy()
+        if not server or server.in_flight >= MOST_SHADOWED:
+            log.info("endpoint %s: its shadow variant is not up or too slow for a copy", fleet.endpoint)
+            return
+        chosen = Chosen(fleet, shadow.variant, server)
+        task = asyncio.create_task(self._ask_shadow(chosen, headers, body))
+        self._shadowing.add(task)
+        task.add_done_callback(self._shadowing.discard)
+
+    async def _ask_shadow(self, chosen: Chosen, headers: dict[str, str], body: bytes) -> None:
+        with self._lock:
+            chosen.server.in_flight += 1
+        try:
+            await self._ask(chosen, headers, body, time.perf_counter())
+        except httpx.ConnectError:
+            chosen.server.ready.clear()
+        finally:
+            with self._lock:
+                chosen.server.in_flight -= 1
 
 
-def _model_error(request: Request, endpoint: str, server: ModelServer, status: int, text: str) -> Response:
+@dataclass(frozen=True)
+class _Failure:
+    """An error that the model answered, or its silence (status 0)."""
+
+    status_code: int
+    text: str
+
+
+def _response(answer: httpx.Response, variant: Variant) -> Response:
+    kept = {"content-type": answer.headers.get("content-type", "application/octet-stream")}
+    if (name := f"{PREFIX}custom-attributes") in answer.headers:
+        kept[name] = answer.headers[name]
+    return Response(answer.content, 200, {**kept, "x-Amzn-Invoked-Production-Variant": variant.name})
+
+
+def _model_error(request: Request, endpoint: str, server: ModelServer, failure: _Failure) -> Response:
     group = f"/aws/sagemaker/Endpoints/{endpoint}"
-    members = {
+    status, text = failure.status_code, failure.text
+    members: Document = {
         "OriginalStatusCode": status,
         "OriginalMessage": text[:4096],
         "LogStreamArn": f"arn:aws:logs:{region_of(request)}:{ACCOUNT}:log-group:{group}:log-stream:{server.log_stream}",

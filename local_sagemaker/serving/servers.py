@@ -68,6 +68,8 @@ class ModelServer:
         self.in_flight = 0
         self.ready = threading.Event()
         self.port = 0
+        self.ends_in_a_row = 0
+        """How often its process has ended since it last answered."""
         self.log_stream = plan.log_stream
         self._cloud = cloud
         self._plan = plan
@@ -84,22 +86,28 @@ class ModelServer:
         limit = time.monotonic() + self._plan.start_limit_s
         while not self.ready.wait(PING_EVERY_S):
             if self._first_end.is_set():
-                raise ServerError(self._failure("the model server ended before it answered /ping"))
+                raise ServerError(self.failure("the model server ended before it answered /ping"))
             if time.monotonic() > limit:
                 raise ServerError(
-                    self._failure(
+                    self.failure(
                         f"the model server did not answer /ping within {self._plan.start_limit_s:g} s"
                     )
                 )
             if self._closing.is_set() or self._cloud.closing.is_set():
                 raise ServerError("the service is ending")
 
+    @property
+    def ended(self) -> bool:
+        """Whether its process has ended by itself, also when it has been started again."""
+        return self._first_end.is_set()
+
     def close(self) -> None:
         """End the process and wait for it."""
         self._closing.set()
         self._thread.join()
 
-    def _failure(self, what: str) -> str:
+    def failure(self, what: str) -> str:
+        """A sentence with the end of its log, fit for FailureReason."""
         end = log_end(self._plan.box.log)
         return f"The primary container did not pass the ping health check: {what}. Its log ends: {end}"
 
@@ -114,6 +122,7 @@ class ModelServer:
                 with self._plan.box.log.open("a") as file:
                     print(error, file=file)
                 status = -1
+            self.ends_in_a_row += 1
             self.ready.clear()
             self._first_end.set()
             if self._stopping():
@@ -136,6 +145,7 @@ class ModelServer:
         try:
             while (status := process.wait(PING_EVERY_S if not self.ready.is_set() else 0.5)) is None:
                 if not self.ready.is_set() and answers_ping(self.port):
+                    self.ends_in_a_row = 0
                     self.ready.set()
                 self._shipper.ship()
                 if self._stopping():

@@ -190,7 +190,7 @@ class Cloud:
         self.sagemaker.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=ROLE)
         return name
 
-    def config(self, *models: str, instances: int = 1) -> str:
+    def config(self, *models: str, instances: int = 1, **members: Any) -> str:
         """Create an endpoint configuration with variants v1, v2, … of weights 1, 0, …; its name."""
         name = unique("config")
         variants = [
@@ -203,14 +203,14 @@ class Cloud:
             }
             for number, model in enumerate(models, 1)
         ]
-        self.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=variants)
+        self.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=variants, **members)
         return name
 
-    def endpoint(self, *models: str, instances: int = 1) -> str:
+    def endpoint(self, *models: str, instances: int = 1, **members: Any) -> str:
         """Create an endpoint and wait until it is there; its name."""
         name = unique("endpoint")
         self.sagemaker.create_endpoint(
-            EndpointName=name, EndpointConfigName=self.config(*models, instances=instances)
+            EndpointName=name, EndpointConfigName=self.config(*models, instances=instances, **members)
         )
         self.endpoint_end(name)
         return name
@@ -257,7 +257,7 @@ def channel(name: str, uri: str, data_type: str = "S3Prefix") -> Json:
     return {"ChannelName": name, "DataSource": {"S3DataSource": {"S3DataType": data_type, "S3Uri": uri}}}
 
 
-BUSY = {"InProgress", "Stopping", "Creating", "Updating", "SystemUpdating", "Deleting"}
+BUSY = {"InProgress", "Stopping", "Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"}
 
 
 def wait(describe: Callable[[], Json], status: str, limit_s: float = 60) -> Json:

@@ -11,12 +11,21 @@ ANSWER = (Path(os.environ["SM_MODEL_DIR"]) / "answer.txt").read_text()
 class Handler(http.server.BaseHTTPRequestHandler):
     wbufsize = -1
 
+    asked = False
+
     def do_GET(self) -> None:
+        if ANSWER == "mute" and Handler.asked:
+            time.sleep(600)
         self.answer(200, b"")
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
-        if body == b"bad":
+        Handler.asked = True
+        if ANSWER == "faulty":
+            self.answer(500, b"a fault")
+        elif ANSWER == "mortal":
+            os._exit(4)
+        elif body == b"bad":
             self.answer(400, b'{"error": "not an image"}')
         elif body == b"die":
             os._exit(3)

@@ -168,18 +168,6 @@ def test_names_that_are_taken(cloud: Cloud) -> None:
 
 
 def test_what_is_not_done_is_refused(cloud: Cloud) -> None:
-    config = cloud.config(cloud.model("one"))
-    canary = {
-        "BlueGreenUpdatePolicy": {
-            "TrafficRoutingConfiguration": {
-                "Type": "CANARY",
-                "WaitIntervalInSeconds": 0,
-                "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": 10},
-            }
-        }
-    }
-    with pytest.raises(ClientError, match="does not do canary"):
-        cloud.sagemaker.create_endpoint(EndpointName="x", EndpointConfigName=config, DeploymentConfig=canary)
     serverless = {
         "VariantName": "v",
         "ModelName": "m",
