@@ -4,6 +4,7 @@
 #   make test     every check and test
 #   make up/down  Airflow's web UI and the local cloud, in the background / stopped
 #   make cloud    the local cloud alone, in the foreground: STATE=DIR PORT=N AWS_PORT=M
+#   make rollback put back what served before (PIPELINE=digits TO=ENDPOINT-CONFIG AWS=1)
 #   make report   the report of a finished training job: JOB=NAME (TEST=FOLDER|s3://… AWS=1)
 #   make check    linters and types
 #   make bench    one benchmark: NAME=dag-import (without NAME: the list)
@@ -12,7 +13,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rooms test-end-to-end up down cloud report check bench chaos
+.PHONY: help demo test test-rooms test-end-to-end up down cloud rollback report check bench chaos
 
 # With it set, Airflow compiles its 20,000 modules anew in every process.
 unexport PYTHONDONTWRITEBYTECODE
@@ -42,6 +43,9 @@ PORT ?= 7700
 AWS_PORT ?= 7701
 cloud: $(VENV)/cloud/.installed $(VENV)/ml/.installed
 	@exec $(CLOUD) -m local_sagemaker --state $(STATE) --port $(PORT) --aws-port $(AWS_PORT)
+
+rollback: $(ENVIRONMENTS)
+	@$(AIRFLOW) -m scripts.rollback $(PIPELINE) $(if $(TO),--to $(TO)) $(if $(AWS),--aws)
 
 report: $(ENVIRONMENTS)
 	@$(AIRFLOW) -m scripts.report $(JOB) $(if $(TEST),--test $(TEST)) $(if $(AWS),--aws)
@@ -81,9 +85,9 @@ $(VENV)/airflow/.installed: requirements.lock requirements.txt requirements-dev.
 	@echo "installing Airflow's environment (about 30 s)"
 	@$(call install,requirements.lock,--compile-bytecode -r requirements.txt -r requirements-dev.txt)
 
-$(VENV)/ml/.installed: ml_code/requirements.lock ml_code/requirements.txt ml_code/requirements-image.txt ml_code/requirements-no-deps.txt requirements-dev.txt overrides.txt | $(VENV)/uv
+$(VENV)/ml/.installed: ml_code/requirements.lock ml_code/requirements.txt ml_code/requirements-serving.txt ml_code/requirements-image.txt ml_code/requirements-no-deps.txt requirements-dev.txt overrides.txt | $(VENV)/uv
 	@echo "installing the ML container's environment (about 60 s; UV_TORCH_BACKEND=cpu takes the small torch)"
-	@$(call install,ml_code/requirements.lock,-r ml_code/requirements-image.txt -r ml_code/requirements.txt -r ml_code/requirements-no-deps.txt -r requirements-dev.txt)
+	@$(call install,ml_code/requirements.lock,-r ml_code/requirements-image.txt -r ml_code/requirements.txt -r ml_code/requirements-serving.txt -r ml_code/requirements-no-deps.txt -r requirements-dev.txt)
 
 $(VENV)/cloud/.installed: local_sagemaker/requirements.lock local_sagemaker/requirements.txt requirements-dev.txt overrides.txt | $(VENV)/uv
 	@echo "installing the local cloud's environment (about 5 s)"

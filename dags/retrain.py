@@ -10,22 +10,24 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from airflow.providers.amazon.aws.operators.s3 import S3CopyPrefixOperator
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Asset, TaskGroup, TriggerRule, chain, dag
 
 from evergreen import pipeline, tasks
-from evergreen.operators import (
-    AssessOperator,
-    BatchPredictOperator,
+from evergreen.batch import BatchPredictOperator
+from evergreen.deployment import (
     EndpointConfigOperator,
     EndpointOperator,
-    ExtractFeaturesOperator,
     ModelOperator,
+    VerifyEndpointOperator,
+)
+from evergreen.operators import (
+    AssessOperator,
+    ExtractFeaturesOperator,
     RetrainOperator,
     StageWeightsOperator,
     TuneOperator,
-    VerifyEndpointOperator,
 )
+from evergreen.registry import ApproveOperator
 from evergreen.sync import SyncDatasetOperator
 
 # A step runs when some of what it waits for has run and the rest was rightly left out.
@@ -78,25 +80,28 @@ def retrain_dag(file: Path) -> None:
 
         gate = tasks.gate.override(on_success_callback=settings.tell["asked"])()
         hold = tasks.hold.override(on_success_callback=settings.tell["held"])()
-        approve = ApprovalOperator(
+        register = tasks.register()
+        approve = ApproveOperator(
             task_id="approve", subject=f"Deploy the new {name} model?", body=tasks.APPROVAL_BODY
         )
-        register = tasks.register.override(trigger_rule=AFTER_A_BRANCH)()
 
         with TaskGroup("deploy") as deploy:
-            model = ModelOperator(task_id="model", inputs={"training": "retrain"})
+            model = ModelOperator(
+                task_id="model", inputs={"training": "retrain"}, trigger_rule=AFTER_A_BRANCH
+            )
             endpoint_config = EndpointConfigOperator(
                 task_id="endpoint_config", inputs={"model_name": "deploy.model", "assessment": "assess"}
             )
-            serving = {"endpoint_config_name": "deploy.endpoint_config"}
+            serving = {"endpoint_config_name": "deploy.endpoint_config", "assessment": "assess"}
             chain(model, endpoint_config, EndpointOperator(task_id="endpoint", inputs=serving))
         verify = VerifyEndpointOperator(
             task_id="verify",
-            inputs={**serving, "assessment": "assess"},
+            inputs=serving,
             on_success_callback=settings.tell["promoted"],
         )
         batch_predict = BatchPredictOperator(
-            task_id="batch_predict", inputs={"dataset": "sync_dataset", "model_name": "deploy.model"}
+            task_id="batch_predict",
+            inputs={"dataset": "sync_dataset", "model_name": "deploy.model", "assessment": "assess"},
         )
         retire = tasks.retire.override(trigger_rule=AFTER_A_BRANCH)()
 
@@ -112,8 +117,9 @@ def retrain_dag(file: Path) -> None:
             export_report,
         )
         chain(export_report, gate)
-        chain(gate, [hold, approve, register])
-        chain(approve, register, deploy, verify, batch_predict, retire)
+        chain(gate, [hold, register])
+        chain(register, approve, deploy, verify, batch_predict, retire)
+        chain(register, deploy)
         chain(verify, retire)
 
     loop()

@@ -9,15 +9,14 @@ from airflow.plugins_manager import AirflowPlugin
 from airflow.sdk import BaseOperatorLink
 
 from evergreen.addresses import PREFIX, href, job_page, report_page
+from evergreen.batch import BatchPredictOperator
+from evergreen.deployment import EndpointOperator, VerifyEndpointOperator
 from evergreen.operators import (
     AssessOperator,
-    BatchPredictOperator,
-    EndpointOperator,
     ExtractFeaturesOperator,
     RetrainOperator,
     StageWeightsOperator,
     TuneOperator,
-    VerifyEndpointOperator,
 )
 from evergreen.web.app import app
 

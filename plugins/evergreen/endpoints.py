@@ -4,11 +4,12 @@ import logging
 import time
 from typing import Any
 
+from airflow.providers.amazon.aws.hooks.logs import AwsLogsHook
 from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 from airflow.providers.common.compat.sdk import AirflowException
 from botocore.exceptions import ClientError
 
-from evergreen.requests import BEFORE_TAG
+from evergreen.deployment_requests import BEFORE_TAG
 
 log = logging.getLogger(__name__)
 
@@ -61,20 +62,76 @@ def settle(hook: SageMakerHook, endpoint_name: str, timeout: float = 3600) -> di
     return endpoint
 
 
-def put_back(hook: SageMakerHook, endpoint_name: str, endpoint_config_name: str) -> str:
-    """Update the endpoint to an earlier configuration; one sentence that says how that ended."""
+def changes_to(live: dict[str, Any]) -> str | None:
+    """The configuration that an endpoint is being created with, or updated to."""
+    if live["EndpointStatus"] == "Creating":
+        return str(live["EndpointConfigName"])
+    pending: str | None = live.get("PendingDeploymentSummary", {}).get("EndpointConfigName")
+    return pending if live["EndpointStatus"] == "Updating" else None
+
+
+def mismatch(live: dict[str, Any] | None, endpoint_name: str, endpoint_config_name: str) -> str | None:
+    """One sentence when the endpoint is not in service with that configuration.
+
+    SageMaker ends an update that it rolled back, or whose new instances did not come up, as InService.
+    """
+    if live is None:
+        return f"endpoint {endpoint_name} does not exist"
+    if live["EndpointConfigName"] == endpoint_config_name and live["EndpointStatus"] == "InService":
+        return None
+    return (
+        f"endpoint {endpoint_name} is {live['EndpointStatus']} with {live['EndpointConfigName']}, "
+        f"not InService with {endpoint_config_name}: {live.get('FailureReason', 'no reason given')}"
+    )
+
+
+def last_words(aws_conn_id: str | None, endpoint_name: str, since: float) -> str | None:
+    """The last line of the log of the endpoint's newest instance; None when none has begun to log since then.
+
+    :param since: seconds since the epoch.
+    """
+    logs, group = AwsLogsHook(aws_conn_id=aws_conn_id).conn, f"/aws/sagemaker/Endpoints/{endpoint_name}"
+    try:
+        streams = logs.describe_log_streams(
+            logGroupName=group, orderBy="LastEventTime", descending=True, limit=20
+        )["logStreams"]
+        new = [stream for stream in streams if stream["creationTime"] >= 1000 * since]
+        if not new:
+            return None
+        events = logs.get_log_events(
+            logGroupName=group, logStreamName=new[0]["logStreamName"], startFromHead=False, limit=20
+        )["events"]
+    except ClientError as error:
+        log.warning("reading the endpoint's log: %s", error)
+        return None
+    lines = [event["message"].strip() for event in events if event["message"].strip()]
+    return lines[-1] if lines else None
+
+
+def restore(hook: SageMakerHook, endpoint_name: str, endpoint_config_name: str) -> dict[str, Any] | None:
+    """Update the endpoint to an earlier configuration, all at once and whatever the alarms say.
+
+    Its description when nobody changes it any more.
+    """
     endpoint = settle(hook, endpoint_name)
-    if endpoint and endpoint["EndpointConfigName"] != endpoint_config_name:
+    if endpoint and (
+        endpoint["EndpointConfigName"] != endpoint_config_name or endpoint["EndpointStatus"] != "InService"
+    ):
         hook.conn.update_endpoint(EndpointName=endpoint_name, EndpointConfigName=endpoint_config_name)
         endpoint = settle(hook, endpoint_name)
-    if (
-        endpoint
-        and endpoint["EndpointConfigName"] == endpoint_config_name
-        and endpoint["EndpointStatus"] == "InService"
-    ):
-        return f"{endpoint_config_name} serves again"
-    state = f"{endpoint['EndpointStatus']} on {endpoint['EndpointConfigName']}" if endpoint else "gone"
-    return f"PUTTING BACK {endpoint_config_name} FAILED: the endpoint is {state}"
+    return endpoint
+
+
+def put_back(hook: SageMakerHook, endpoint_name: str, endpoint_config_name: str) -> str:
+    """`restore`, for a task that is to fail: one sentence that says how it ended."""
+    try:
+        endpoint = restore(hook, endpoint_name, endpoint_config_name)
+        problem = mismatch(endpoint, endpoint_name, endpoint_config_name)
+    except (ClientError, AirflowException) as error:
+        problem = str(error)
+    if problem:
+        return f"PUTTING BACK {endpoint_config_name} FAILED: {problem}"
+    return f"{endpoint_config_name} serves again"
 
 
 def retire(hook: SageMakerHook, base_name: str, keep: int, kept: set[str | None]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The DAG's operators: the provider's, extended to be safe to retry, and the few that it has none for.
+"""The DAG's operators up to the report: the provider's, extended to be safe to retry.
 
 Each takes `inputs`: which earlier task returned which argument of the request builder in `requests.py` that it calls
 when it runs. They are task ids and not XComArgs, so that the graph shows the order of the steps and not an arrow for
@@ -14,22 +14,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.providers.amazon.aws.operators.sagemaker import (
     SageMakerBaseOperator,
-    SageMakerEndpointConfigOperator,
-    SageMakerEndpointOperator,
-    SageMakerModelOperator,
     SageMakerProcessingOperator,
     SageMakerTrainingOperator,
-    SageMakerTransformOperator,
     SageMakerTuningOperator,
-    serialize,
 )
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
+from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
-from botocore.exceptions import ClientError
 
 from evergreen import assess_context, debugger, durable, endpoints, features, lineage, names, requests, trials
 from evergreen.plan import Plan
@@ -38,9 +31,6 @@ from evergreen.source_code import local_path
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# Largest difference between the endpoint's probability and the offline one: other library versions in the
-# serving image move it by rounding, another model or preprocessing by much more.
-SMOKE_TOLERANCE = 0.01
 # Rules that SageMaker evaluates end minutes after the training: how long they are waited for, and how often looked at.
 RULES_LIMIT_S, RULES_PAUSE_S = 1800, 5
 
@@ -329,175 +319,6 @@ class AssessOperator(PlannedJob, SageMakerProcessingOperator):
             "report_uri": plan.report_uri,
             "verdict": verdict,
             "accuracy": report["metrics"]["accuracy"],
+            "model_version": report["model"]["version"],
             "champion": context["champion"],
         }
-
-
-class ModelOperator(FromPlan, SageMakerModelOperator):
-    """CreateModel, unless a model of this archive exists. Returns the model's name."""
-
-    def execute(self, context: "Context") -> str:
-        model_data = _model_data(self.pull(context)["training"])
-        plan = self.plan
-        name = names.resource(plan.base_name, model_data, plan.inference_image)
-        if _exists(self.hook.describe_model, name):
-            self.log.info("model %s exists", name)
-        else:
-            self.config = {"ModelName": name, **requests.model(plan, model_data)}
-            super().execute(context)
-        return name
-
-
-class EndpointConfigOperator(FromPlan, SageMakerEndpointConfigOperator):
-    """CreateEndpointConfig, unless one of this model and these settings exists. Returns its name."""
-
-    def execute(self, context: "Context") -> str:
-        inputs = self.pull(context)
-        plan, model_name, champion = self.plan, inputs["model_name"], inputs["assessment"]["champion"]
-        name = names.resource(plan.base_name, model_name, plan.pipeline.deployment.model_dump_json())
-        if _exists(self.hook.describe_endpoint_config, name):
-            self.log.info("endpoint configuration %s exists", name)
-        else:
-            self.config = {"EndpointConfigName": name, **requests.endpoint_config(plan, model_name, champion)}
-            super().execute(context)
-        return name
-
-
-class EndpointOperator(FromPlan, SageMakerEndpointOperator):
-    """Create or update the endpoint; nothing to do when it already has the configuration."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(check_interval=3, **kwargs)
-        if self.deferrable:
-            # The provider's trigger asks 480 times at most: at 30 s that is four hours.
-            self.check_interval = 30
-
-    def execute(self, context: "Context") -> dict[str, Any]:
-        inputs = self.pull(context)
-        requested = requests.endpoint(self.plan, inputs["endpoint_config_name"])
-        name, config_name = requested["EndpointName"], requested["EndpointConfigName"]
-        live = endpoints.settle(self.hook, name)
-        if live and live["EndpointStatus"] == "Failed":
-            self.log.warning("%s is Failed (%s): creating it anew", name, live.get("FailureReason"))
-            self.hook.conn.delete_endpoint(EndpointName=name)
-            live = endpoints.settle(self.hook, name)
-        if live and live["EndpointConfigName"] == config_name:
-            self.log.info("%s already has %s", name, config_name)
-            return {
-                "EndpointConfig": serialize(self.hook.describe_endpoint_config(config_name)),
-                "Endpoint": serialize(live),
-            }
-        self.operation = "update" if live else "create"
-        self.config = requested
-        result: dict[str, Any] = super().execute(context)
-        return result
-
-
-class VerifyEndpointOperator(FromPlan):
-    """The endpoint has the requested configuration and answers as the model did offline.
-
-    The provider's operator reports an update that SageMaker rolled back as success. On any doubt the
-    configuration that served before is put back, and the task fails with the reason. Returns what serves, what
-    served before, and the smoke test's answers.
-    """
-
-    def execute(self, context: "Context") -> dict[str, Any]:
-        inputs = self.pull(context)
-        plan, config_name, assessment = self.plan, inputs["endpoint_config_name"], inputs["assessment"]
-        champion = assessment["champion"]
-        doubt, predictions = self._check(plan, config_name, assessment["uri"])
-        if doubt is None:
-            return {
-                "endpoint": plan.endpoint_name,
-                "endpoint_config": config_name,
-                "before": champion,
-                "predictions": predictions,
-            }
-        if champion:
-            outcome = endpoints.put_back(self.hook, plan.endpoint_name, champion["endpoint_config"])
-        else:
-            outcome = "nothing served before, so there is nothing to put back"
-        raise AirflowFailException(f"{doubt}; {outcome}")
-
-    def _check(
-        self, plan: Plan, config_name: str, assess_uri: str
-    ) -> tuple[str | None, list[dict[str, Any]]]:
-        live = endpoints.settle(self.hook, plan.endpoint_name)
-        if live is None:
-            return f"endpoint {plan.endpoint_name} does not exist", []
-        if live["EndpointConfigName"] != config_name or live["EndpointStatus"] != "InService":
-            reason = live.get("FailureReason", "no reason given")
-            return (
-                f"endpoint {plan.endpoint_name} is {live['EndpointStatus']} with {live['EndpointConfigName']}, "
-                f"not InService with {config_name}: {reason}"
-            ), []
-        smoke_uri = f"{assess_uri}/smoke"
-        predictions = []
-        for expected in json.loads(self.s3.read_key(f"{smoke_uri}/smoke.json")):
-            image = self.s3.get_key(f"{smoke_uri}/{expected['file']}").get()["Body"].read()
-            try:
-                answer = invoke(self.aws_conn_id, plan.endpoint_name, image)
-            except ClientError as error:
-                return f"the endpoint did not answer {expected['file']}: {error}", []
-            difference = abs(answer["probability"] - expected["probability"])
-            self.log.info(
-                "%s: %s (%.4f), offline %s (%.4f), truth %s", expected["file"], answer["label"],
-                answer["probability"], expected["prediction"], expected["probability"], expected["label"],
-            )  # fmt: skip
-            if answer["label"] != expected["prediction"] or difference > SMOKE_TOLERANCE:
-                return (
-                    f"the endpoint answers {answer['label']} ({answer['probability']:.4f}) to {expected['file']}, "
-                    f"the model offline {expected['prediction']} ({expected['probability']:.4f})"
-                ), []
-            predictions.append(
-                {
-                    "file": expected["file"],
-                    "label": answer["label"],
-                    "probability": answer["probability"],
-                    "truth": expected["label"],
-                }
-            )
-        return None, predictions
-
-
-class BatchPredictOperator(PlannedJob, SageMakerTransformOperator):
-    """A transform job over the test split, when the pipeline asks for it."""
-
-    kind = durable.TRANSFORM
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(check_if_job_exists=False, **kwargs)
-
-    def execute(self, context: "Context") -> dict[str, Any]:
-        inputs = self.pull(context)
-        if not self.plan.pipeline.deployment.batch_predict:
-            raise AirflowSkipException("deployment.batch_predict is off")
-        self.config = requests.batch_predict(self.plan, **inputs)
-        return self.run_job(context)
-
-    def _result(self, description: dict[str, Any]) -> dict[str, Any]:
-        return {"Transform": serialize(description)}
-
-
-def invoke(aws_conn_id: str | None, endpoint_name: str, image: bytes) -> dict[str, Any]:
-    """InvokeEndpoint with the bytes of an image; the provider has no hook for SageMaker's runtime."""
-    runtime = AwsBaseHook(aws_conn_id, client_type="sagemaker-runtime").conn
-    response = runtime.invoke_endpoint(
-        EndpointName=endpoint_name, Body=image, ContentType="application/x-image", Accept="application/json"
-    )
-    answer: dict[str, Any] = json.loads(response["Body"].read())
-    return answer
-
-
-def _model_data(training: dict[str, Any]) -> str:
-    return str(training["Training"]["ModelArtifacts"]["S3ModelArtifacts"])
-
-
-def _exists(describe: Any, name: str) -> bool:
-    try:
-        describe(name)
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "ValidationException":
-            return False
-        raise
-    return True

@@ -13,7 +13,6 @@ Request = dict[str, Any]
 
 PROCESSING = "/opt/ml/processing"
 CHECKPOINTS = "/opt/ml/checkpoints"
-BEFORE_TAG = "evergreen:before"
 OBJECTIVES = {"validation_loss": "Minimize", "validation_accuracy": "Maximize"}
 _NUMBER = r"([0-9.eE+-]+)"
 METRICS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
@@ -147,7 +146,7 @@ def tune(
             "StaticHyperParameters": _static_hyperparameters(plan, code, weights),
             **_training(plan, dataset, features, weights),
         },
-        "Tags": _tags(plan),
+        "Tags": tags(plan),
     }
 
 
@@ -172,7 +171,7 @@ def retrain(
         "CheckpointConfig": {"S3Uri": f"{plan.run_uri}/checkpoints", "LocalPath": CHECKPOINTS},
         # The toolkit in AWS's images has no variable for it.
         "Environment": {"SM_CHECKPOINT_DIR": CHECKPOINTS},
-        "Tags": _tags(plan),
+        "Tags": tags(plan),
     }
 
 
@@ -192,101 +191,11 @@ def best_hyperparameters(tuning: dict[str, Any]) -> dict[str, str]:
     return {name: value.strip('"') for name, value in best["TunedHyperParameters"].items()}
 
 
-def model(plan: Plan, model_data: str) -> Request:
-    """CreateModel."""
-    return {
-        "ExecutionRoleArn": plan.role,
-        "PrimaryContainer": container(plan, model_data),
-        "Tags": _tags(plan),
-    }
-
-
-def container(plan: Plan, model_data: str) -> dict[str, Any]:
-    return {
-        "Image": plan.inference_image,
-        "ModelDataUrl": model_data,
-        "Environment": {
-            "SAGEMAKER_PROGRAM": "inference.py",
-            # Where AWS's PyTorch inference image looks for the code in the model archive.
-            "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
-        },
-    }
-
-
-def endpoint_config(plan: Plan, model_name: str, champion: dict[str, Any] | None) -> Request:
-    """CreateEndpointConfig. A tag remembers which configuration served before this one."""
-    before = [{"Key": BEFORE_TAG, "Value": champion["endpoint_config"]}] if champion else []
-    deployment = plan.pipeline.deployment
-    return {
-        "ProductionVariants": [
-            {
-                "VariantName": "AllTraffic",
-                "ModelName": model_name,
-                "InitialInstanceCount": deployment.instance_count,
-                "InstanceType": deployment.instance_type,
-                "InitialVariantWeight": 1.0,
-            }
-        ],
-        "Tags": [*_tags(plan), *before],
-    }
-
-
-def endpoint(plan: Plan, endpoint_config_name: str) -> Request:
-    """CreateEndpoint or UpdateEndpoint."""
-    return {"EndpointName": plan.endpoint_name, "EndpointConfigName": endpoint_config_name}
-
-
-def model_package(plan: Plan, model_data: str, accuracy: float) -> Request:
-    """CreateModelPackage in the pipeline's group; the gate, and a human where asked for, have approved it."""
-    return {
-        "ModelPackageGroupName": plan.base_name,
-        "ModelPackageDescription": f"{plan.dag_id} {plan.run_id}"[:1024],
-        "ModelApprovalStatus": "Approved",
-        "InferenceSpecification": {
-            "Containers": [container(plan, model_data)],
-            "SupportedContentTypes": [
-                f"image/{kind}" for kind in ("jpeg", "png", "webp", "gif", "bmp", "tiff")
-            ],
-            "SupportedResponseMIMETypes": ["application/json"],
-            "SupportedRealtimeInferenceInstanceTypes": [plan.pipeline.deployment.instance_type],
-            "SupportedTransformInstanceTypes": [plan.pipeline.compute.instance_type],
-        },
-        "ModelMetrics": {
-            "ModelQuality": {
-                "Statistics": {
-                    "ContentType": "application/json",
-                    "S3Uri": f"{plan.report_uri}/report.json",
-                }
-            }
-        },
-        "CustomerMetadataProperties": {
-            "report": f"{plan.report_uri}/report.html",
-            "accuracy": f"{accuracy:.4f}",
-        },
-    }
-
-
-def batch_predict(plan: Plan, dataset: dict[str, Any], model_name: str) -> Request:
-    """CreateTransformJob over the test split."""
-    return {
-        "ModelName": model_name,
-        "MaxConcurrentTransforms": 4,
-        "BatchStrategy": "SingleRecord",
-        "TransformInput": {
-            "DataSource": {
-                "S3DataSource": {"S3DataType": "ManifestFile", "S3Uri": dataset["manifests"]["test"]}
-            },
-            "ContentType": "image/jpeg",
-            "SplitType": "None",
-        },
-        "TransformOutput": {
-            "S3OutputPath": f"{plan.run_uri}/batch",
-            "Accept": "application/json",
-            "AssembleWith": "None",
-        },
-        "TransformResources": {"InstanceType": plan.pipeline.compute.instance_type, "InstanceCount": 1},
-        "Tags": _tags(plan),
-    }
+def tags(plan: Plan) -> list[dict[str, str]]:
+    return [
+        {"Key": "evergreen:pipeline", "Value": plan.pipeline_name},
+        {"Key": "evergreen:run", "Value": plan.run_folder},
+    ]
 
 
 def _static_hyperparameters(
@@ -402,7 +311,7 @@ def _processing(
         },
         "RoleArn": plan.role,
         "StoppingCondition": {"MaxRuntimeInSeconds": compute.max_runtime_seconds},
-        "Tags": _tags(plan),
+        "Tags": tags(plan),
     }
 
 
@@ -417,10 +326,3 @@ def _input(name: str, uri: str, *, manifest: bool = False, sharded: bool = False
             "S3DataDistributionType": "ShardedByS3Key" if sharded else "FullyReplicated",
         },
     }
-
-
-def _tags(plan: Plan) -> list[dict[str, str]]:
-    return [
-        {"Key": "evergreen:pipeline", "Value": plan.pipeline_name},
-        {"Key": "evergreen:run", "Value": plan.run_folder},
-    ]

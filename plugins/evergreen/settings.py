@@ -10,13 +10,14 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     model_validator,
 )
+
+from evergreen.deployment_settings import Deployment
+from evergreen.settings_base import Settings as Settings
 
 # ml_code/model/architectures.py builds these; a test holds the two lists together.
 Architecture = Literal[
@@ -41,10 +42,6 @@ ProfilerRuleName = Literal[
 
 class SettingsError(ValueError):
     """A pipeline file or a run parameter is wrong; the message names the setting and what it must be."""
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 Checked = TypeVar("Checked", bound=Settings)
@@ -249,7 +246,7 @@ class Rule(Settings):
     """
 
     policy: Literal["fail", "warn", "ignore"] = "warn"
-    parameters: dict[str, str] = {}
+    parameters: dict[str, str] = Field(default={})
     stop_training: bool = False
     notify: list[Annotated[str, Field(pattern=r"^(\S+@\S+\.\S+|\+\d{5,15})$")]] = Field(
         default=[], description="E-mail addresses, and telephone numbers such as +491701234567."
@@ -275,13 +272,15 @@ class Debugger(Settings):
         title="TensorBoard",
         description="Also write what is saved as TensorBoard's event files, to debug-output/tensorboard.",
     )
-    rules: dict[DebugRuleName, Rule] = {
-        "VanishingGradient": Rule(policy="fail"),
-        "PoorWeightInitialization": Rule(),
-        "LossNotDecreasing": Rule(),
-        "Overfit": Rule(),
-        "Overtraining": Rule(),
-    }
+    rules: dict[DebugRuleName, Rule] = Field(
+        default={
+            "VanishingGradient": Rule(policy="fail"),
+            "PoorWeightInitialization": Rule(),
+            "LossNotDecreasing": Rule(),
+            "Overfit": Rule(),
+            "Overtraining": Rule(),
+        }
+    )
 
 
 class Profiler(Settings):
@@ -300,7 +299,7 @@ class Profiler(Settings):
         le=1000,
     )
     # It runs all the others.
-    rules: dict[ProfilerRuleName, Rule] = {"ProfilerReport": Rule()}
+    rules: dict[ProfilerRuleName, Rule] = Field(default={"ProfilerReport": Rule()})
 
 
 class Assess(Settings):
@@ -383,23 +382,6 @@ class Notify(Settings):
     )
 
 
-class Deployment(Settings):
-    instance_type: str = Field(default="ml.m5.large", pattern=r"^ml\.")
-    instance_count: int = Field(default=1, ge=1, le=100)
-    batch_predict: bool = Field(
-        default=False,
-        title="Batch prediction",
-        description="Also run a transform job over the test split.",
-    )
-    keep: int = Field(
-        default=3,
-        title="Models to keep",
-        description="Older models and endpoint configurations are deleted.",
-        ge=2,
-        le=100,
-    )
-
-
 class Compute(Settings):
     """What the jobs run on. `role` is the SageMaker execution role: a name or an ARN."""
 
@@ -456,7 +438,7 @@ class Pipeline(Settings):
 
     description: str = ""
     schedule: Annotated[str, AfterValidator(schedulable)] | None = None
-    tags: list[str] = []
+    tags: list[str] = Field(default=[])
     dataset: Dataset
     model: Model = Model()
     tuning: Tuning = Tuning()

@@ -15,10 +15,12 @@ from evergreen import (
     addresses,
     cost,
     endpoints,
+    names,
     notifications,
     params,
     pipeline,
-    requests,
+    registry,
+    rollback,
     settings,
     source_code,
     sync,
@@ -29,7 +31,7 @@ from evergreen.plan import Plan
 AWS_CONN_ID = "aws_default"
 
 # What the gate's task decides → the task that follows.
-BRANCHES = {"promote": "register", "ask": "approve", "hold": "hold"}
+BRANCHES = {"promote": "register", "ask": "register", "hold": "hold"}
 QUESTION = "question"
 APPROVAL_BODY = "{{ ti.xcom_pull(task_ids='gate', key='" + QUESTION + "') }}"
 
@@ -112,25 +114,13 @@ def hold() -> list[str]:
 @task
 def register() -> str:
     """Model archive → model package, unless the group has it already. Returns its ARN."""
-    built, accuracy = _plan(), _returned("assess")["accuracy"]
-    model_data = _returned("retrain")["Training"]["ModelArtifacts"]["S3ModelArtifacts"]
-    client = SageMakerHook(aws_conn_id=AWS_CONN_ID).conn
-    group = built.base_name
-    try:
-        client.create_model_package_group(ModelPackageGroupName=group)
-    except ClientError as error:
-        if "already exists" not in error.response["Error"]["Message"]:
-            raise
-    for page in client.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group):
-        for summary in page["ModelPackageSummaryList"]:
-            arn: str = summary["ModelPackageArn"]
-            package = client.describe_model_package(ModelPackageName=arn)
-            if package["InferenceSpecification"]["Containers"][0]["ModelDataUrl"] == model_data:
-                print(f"{arn} is registered already")
-                return arn
-    request = requests.model_package(built, model_data, accuracy)
-    created: str = client.create_model_package(**request)["ModelPackageArn"]
-    return created
+    return registry.register(
+        SageMakerHook(aws_conn_id=AWS_CONN_ID),
+        S3Hook(aws_conn_id=AWS_CONN_ID),
+        _plan(),
+        _returned("retrain")["Training"]["ModelArtifacts"]["S3ModelArtifacts"],
+        _returned("assess"),
+    )
 
 
 @task
@@ -144,6 +134,20 @@ def retire() -> list[str]:
     kept = {verified["endpoint_config"], before.get("endpoint_config"), before.get("model")}
     hook = SageMakerHook(aws_conn_id=AWS_CONN_ID)
     return endpoints.retire(hook, built.base_name, built.pipeline.deployment.keep, kept)
+
+
+@task
+def roll_back() -> str:
+    """What served before serves again. Returns the sentence that says what serves now."""
+    given = get_current_context()["params"]
+    try:
+        sentence = rollback.roll_back(
+            AWS_CONN_ID, names.endpoint(given["pipeline"]), given["endpoint_config"] or None
+        )
+    except rollback.RollbackError as error:
+        raise AirflowFailException(str(error)) from error
+    print(sentence)
+    return sentence
 
 
 def _returned(task_id: str) -> Any:

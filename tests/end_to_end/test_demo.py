@@ -11,7 +11,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from PIL import Image, ImageDraw
 
-from evergreen.operators import VerifyEndpointOperator
+from evergreen.deployment import VerifyEndpointOperator
 from evergreen.plan import Plan
 from evergreen.settings import read, validate
 from scripts.local_stack import BUCKET, REPOSITORY, Stack
@@ -137,7 +137,9 @@ def test_an_endpoint_that_disagrees_gets_its_previous_configuration_back(
         answer["probability"] = 0.5
     s3.put_object(Bucket=BUCKET, Key="doubt/smoke/smoke.json", Body=json.dumps(expected))
 
-    assessment = {"uri": f"s3://{BUCKET}/doubt", "champion": {"endpoint_config": previous}}
+    assessment = {
+        "uri": f"s3://{BUCKET}/doubt", "champion": {"endpoint_config": previous}, "model_version": None
+    }  # fmt: skip
     returned = {"plan": plan_of("digits"), "config": live, "assess": assessment}
     verify = VerifyEndpointOperator(
         task_id="verify", inputs={"endpoint_config_name": "config", "assessment": "assess"}
