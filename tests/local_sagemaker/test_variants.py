@@ -6,7 +6,6 @@ import datetime
 import json
 import re
 import time
-from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
