@@ -1,95 +1,81 @@
-"""The served model's four functions, as SageMaker's PyTorch serving contract names them.
+"""The served model's functions, as SageMaker's PyTorch serving contract names them.
 
-    model_fn(model_dir) -> model      once, at start
-    input_fn(body, content_type)      bytes of an image file -> the same, looked at
-    predict_fn(image, model)          -> probabilities
-    output_fn(prediction, accept)     -> JSON, docs/contracts.md
+    model_fn(model_dir) -> model              once, at start
+    input_fn(body, content_type) -> images    one image file or many, data/bodies.py
+    predict_fn(images, model) -> predictions
+    output_fn(predictions, accept) -> text    and its media type, model/prediction.py
+
+A server that gathers requests into batches calls in place of predict_fn
+
+    decode_fn(image, model) -> crop           in parallel
+    forward_fn(crops, model) -> predictions   for images of many requests
 
 Nothing is fetched: a body is an image, never the address of one.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from data.decoding import NAMES, UnreadableImageError, check, sniff
+from data.bodies import images_of
 from model.artifact import LoadedModel, load_model
+from model.prediction import Prediction, checked, written
 
-TOP_K = 5
-_ANY_IMAGE = ("application/x-image", "application/octet-stream")
-
-
-class UnsupportedMediaTypeError(ValueError):
-    """The request, or the answer that it asks for, is of a type that this model does not speak: 415 or 406."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    probabilities: Tensor
-    """float32 [C]."""
-    model: LoadedModel
+Picture = bytes | Image
 
 
 def model_fn(model_dir: str) -> LoadedModel:
-    """:raises model.artifact.ArtifactError: when the folder is incomplete or its hashes are wrong."""
+    """:raises model.artifact.ArtifactError: when the folder is incomplete, or its files do not fit together."""
     return load_model(Path(model_dir))
 
 
-def input_fn(request_body: bytes, content_type: str) -> bytes:
-    """The image file, looked at but not decoded: how much of it is needed, the model knows.
+def input_fn(request_body: bytes, content_type: str) -> bytes | list[bytes]:
+    """Image files, looked at but not decoded: how much of them is needed, the model knows.
 
-    The format is read from the bytes: clients send PNG as image/jpeg.
-
-    :raises UnsupportedMediaTypeError: when the content type, or the content, is no image's.
-    :raises UnreadableImageError: when it is one and cannot be decoded.
+    :raises ValueError: with a sentence for the caller; see `data.bodies.images_of`.
     """
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind and kind not in _ANY_IMAGE and not kind.startswith("image/"):
-        raise UnsupportedMediaTypeError(f"content type {kind} is not supported: send a {NAMES} image")
-    if not request_body:
-        raise UnreadableImageError(f"the request has no body: send the bytes of a {NAMES} image")
-    if sniff(request_body) is None:
-        raise UnsupportedMediaTypeError(f"the body is no {NAMES} image")
-    check(request_body)
-    return request_body
+    return images_of(request_body, content_type)
 
 
-def predict_fn(image: bytes | Image, model: LoadedModel) -> Prediction:
-    """:raises UnreadableImageError: when the image turns out to be cut short or damaged."""
-    return predict_batch([image], model)[0]
+def predict_fn(images: Picture | Sequence[Picture], model: LoadedModel) -> Prediction | list[Prediction]:
+    """One prediction for one image, a list for a sequence.
 
-
-def predict_batch(images: Sequence[bytes | Image], model: LoadedModel) -> list[Prediction]:
-    """One forward pass for all, by the preprocessing that the model was trained with.
-
-    :raises UnreadableImageError: see `predict_fn`.
+    :raises data.decoding.UnreadableImageError: when an image turns out to be cut short or damaged.
+    :raises model.prediction.AnswerError: when the model answers with what is no probability.
     """
-    batch = torch.stack([model.preprocessing(image) for image in images])
-    return [Prediction(row, model) for row in model.predict_proba(batch)]
+    if isinstance(images, bytes | Image):
+        return predict_batch([images], model)[0]
+    return predict_batch(images, model)
 
 
-def output_fn(prediction: Prediction, accept: str) -> str:
-    """The answer as JSON.
+def predict_batch(images: Sequence[Picture], model: LoadedModel) -> list[Prediction]:
+    """One forward pass for all; raises as `predict_fn` does."""
+    return forward_fn(torch.stack([decode_fn(image, model) for image in images]), model)
 
-    :raises UnsupportedMediaTypeError: when the client does not take JSON.
+
+def decode_fn(image: Picture, model: LoadedModel) -> Tensor:
+    """uint8 [3, S, S], by the preprocessing that the model was trained with.
+
+    :raises data.decoding.UnreadableImageError: with the reason.
     """
-    kinds = {kind.partition(";")[0].strip().lower() for kind in accept.split(",")}
-    if not kinds & {"", "*/*", "application/*", "application/json"}:
-        raise UnsupportedMediaTypeError(f"accept {accept} is not supported: answers are application/json")
-    return json.dumps(answer(prediction))
+    return model.preprocessing.crop(image)
 
 
-def answer(prediction: Prediction) -> dict[str, object]:
-    """label, probability, top_k and model_version of docs/contracts.md."""
-    model = prediction.model
-    values, indices = torch.topk(prediction.probabilities, min(TOP_K, len(model.classes)))
-    top = [
-        {"label": model.classes[index], "probability": value}
-        for value, index in zip(values.tolist(), indices.tolist(), strict=True)
-    ]
-    return {**top[0], "top_k": top, "model_version": model.manifest["version"]}
+def forward_fn(crops: Tensor, model: LoadedModel) -> list[Prediction]:
+    """One prediction for each of uint8 [N, 3, S, S].
+
+    :raises model.prediction.AnswerError: when the model answers with what is no probability.
+    """
+    batch = model.preprocessing.normalize(crops.to(model.device))
+    return checked(model.predict_proba(batch), model)
+
+
+def output_fn(prediction: Prediction | Sequence[Prediction], accept: str) -> tuple[str, str]:
+    """The answer and its media type.
+
+    :raises model.prediction.NotAcceptableError: when the caller takes none that there is.
+    """
+    return written(prediction, accept)

@@ -1,6 +1,7 @@
 """Python packages that the code needs and the image lacks.
 
-requirements.txt holds them; SageMaker installs it for training jobs, and not for processing jobs. smdebug, which a
+requirements.txt holds them; SageMaker installs it for training jobs, and not for processing jobs. What serves a model,
+which an assessment measures, is in requirements-serving.txt: a training starts without it. smdebug, which a
 training needs for its debugger hook alone, is in requirements-no-deps.txt: its metadata pins protobuf to 3.20, under
 everything else that uses it, and pyinstrument to a version that newer Pythons cannot build or load. debugger/compat.py
 makes it run with what is there.
@@ -15,16 +16,16 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-FULL, WITHOUT_DEPENDENCIES = "requirements.txt", "requirements-no-deps.txt"
+FULL, SERVING, WITHOUT_DEPENDENCIES = "requirements.txt", "requirements-serving.txt", "requirements-no-deps.txt"
 
 
 def install_missing(folder: Path) -> None:
-    """Install what the two files in `folder` name; milliseconds where every requirement is met.
+    """Install what the three files in `folder` name; milliseconds where every requirement is met.
 
     :raises subprocess.CalledProcessError: when pip fails; its output says why.
     """
     install_bare(folder)
-    install(missing(requirements(folder / FULL)), [])
+    install(missing([*requirements(folder / FULL), *requirements(folder / SERVING)]), [])
 
 
 def install_bare(folder: Path) -> None:

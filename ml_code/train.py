@@ -41,8 +41,13 @@ from model.whitening import Whitening, zero_head
 from profiler.watch import Watch
 
 CODE = Path(__file__).resolve().parent
-SERVED = ("inference.py", "data", "model", "serving")
-"""What the model archive carries: the served code is the code that the model was made with."""
+SERVED = {
+    "inference.py": "inference.py",
+    "data": "data",
+    "model": "model",
+    "requirements-inference.txt": "requirements.txt",
+}
+"""What the model archive carries, and under which name: the served code is the code that the model was made with."""
 EXPECTED = (ValueError, OSError, TrainingError, launch.LaunchError)
 """What a failing job's owner can do something about; everything else comes with a traceback."""
 LOGGED = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "seconds")
@@ -196,12 +201,12 @@ def save(material: Material, settings: Hyperparameters, job: Job, best: dict[str
     }
     artifact.save_model(job.model, material.network, manifest)
     (job.model / "code").mkdir(exist_ok=True)
-    for name in SERVED:
+    for name, served in SERVED.items():
         if (CODE / name).is_dir():
             ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(CODE / name, job.model / "code" / name, ignore=ignored, dirs_exist_ok=True)
+            shutil.copytree(CODE / name, job.model / "code" / served, ignore=ignored, dirs_exist_ok=True)
         else:
-            shutil.copyfile(CODE / name, job.model / "code" / name)
+            shutil.copyfile(CODE / name, job.model / "code" / served)
 
 
 def line(numbers: dict[str, Any], head: str, names: Sequence[str]) -> str:

@@ -31,6 +31,9 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 class UnreadableImageError(ValueError):
     """The bytes are no image that can be used; the message is one sentence that says why."""
 
+    status = 400
+    """HTTP's word for it, where the bytes came with a request."""
+
 
 def sniff(content: bytes) -> str | None:
     """`image/jpeg`, …, or None, from the first bytes: names and content types are not trusted."""

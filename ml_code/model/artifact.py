@@ -62,7 +62,7 @@ def save_backbone(folder: Path, network: Network, manifest: dict[str, Any]) -> d
 def load_model(model_dir: Path) -> LoadedModel:
     """The served network, from its folder alone: nothing is downloaded and no weights are drawn.
 
-    :raises ArtifactError: when a file is missing or the weights' sha256 is not the manifest's.
+    :raises ArtifactError: when a file is missing, the weights' sha256 is not the manifest's, or they do not fit it.
     """
     manifest = read_manifest(model_dir, MANIFEST)
     network = empty_network(manifest["arch"], manifest["tail"], len(manifest["classes"]))
@@ -168,4 +168,7 @@ def _load(folder: Path, weights: str, module: nn.Module, manifest: dict[str, Any
             f"{file} has sha256 {found}, its manifest says {manifest.get('sha256')}: "
             "the weights were changed or belong to another model"
         )
-    module.load_state_dict(load_file(file), assign=True)
+    try:
+        module.load_state_dict(load_file(file), assign=True)
+    except RuntimeError as error:
+        raise ArtifactError(f"{file} does not fit its manifest: {' '.join(str(error).split())}") from error

@@ -2,180 +2,79 @@
 
     SM_MODEL_DIR=var/model SAGEMAKER_BIND_TO_PORT=8080 python -m serving.server
 
-GET /ping answers 200; the port opens once the model is loaded and warmed up. POST /invocations takes an image
-and answers JSON (docs/contracts.md). Ready in about 4 s, most of it the import of torch; SIGTERM finishes the
-requests in hand and ends it.
+POST /invocations takes an image or many (data/bodies.py) and answers in JSON, JSON lines or CSV
+(model/prediction.py). GET /ping, /metrics (Prometheus) and /execution-parameters. The port opens once the model is
+loaded, its backend chosen and warmed up: about 5 s for a ResNet18, 3 s of them the import of torch. After SIGTERM
+/ping answers 503 and new requests are taken for SERVING_DRAIN_S more; then the port closes, what was accepted is
+answered, and the process ends.
 
 | variable | default | |
 |---|---|---|
 | SM_MODEL_DIR | $SAGEMAKER_BASE_DIR/model, and SAGEMAKER_BASE_DIR is /opt/ml | the unpacked model archive |
+| SAGEMAKER_PROGRAM | inference.py | in SAGEMAKER_SUBMIT_DIRECTORY, or beside this package |
+| SAGEMAKER_SUBMIT_DIRECTORY | $SM_MODEL_DIR/code | |
 | SAGEMAKER_BIND_TO_PORT | 8080 | |
 | SAGEMAKER_BIND_HOST | 127.0.0.1 | a container that others call needs 0.0.0.0 |
-| SAGEMAKER_PROGRAM | inference.py | below SM_MODEL_DIR/code, or beside this package |
+| SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT | application/json | for callers who accept anything |
+| SAGEMAKER_CONTAINER_LOG_LEVEL | 20 | as Python's logging counts: 10 is DEBUG, 20 INFO |
+| OMP_NUM_THREADS | the processors that the process may use | threads of all forward passes together |
+| SERVING_BACKENDS | int8,onnxruntime,openvino,eager | the fastest of these is used (backends.py) |
+| SERVING_MAX_BATCH | 8 | images of one forward pass |
+| SERVING_BATCH_DELAY_MS | 2 | longest wait for an image that is being decoded |
+| SERVING_MAX_WAITING | 128 | requests accepted and not answered; more get 503 and Retry-After |
+| SERVING_MAX_BODY_MB | 25 | SageMaker's own limit for a request |
+| SERVING_BODY_TIMEOUT_S | 30 | for a body to arrive |
+| SERVING_DRAIN_S | 0.5 | |
 """
 
 import asyncio
-import importlib.util
-import io
+import logging
 import os
 import sys
-from collections.abc import AsyncGenerator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import FrameType
 
 import uvicorn
-from PIL import Image
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
-# SageMaker's own limit for a request to an endpoint.
-MAX_BODY = 25 * 1024 * 1024
+from serving.app import Endpoint
+from serving.metrics import Metrics
+from serving.service import Service
+from serving.settings import Settings
+
+SHUTDOWN_S = 30
 
 
-@dataclass(frozen=True)
-class Settings:
-    model_dir: Path
-    program: str = "inference.py"
-    host: str = "127.0.0.1"
-    port: int = 8080
+class Server(uvicorn.Server):
+    """uvicorn's, which closes the port at once: whoever routes by /ping has not looked by then."""
 
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
-        base = environment.get("SAGEMAKER_BASE_DIR", "/opt/ml")
-        return cls(
-            Path(environment.get("SM_MODEL_DIR") or f"{base}/model"),
-            environment.get("SAGEMAKER_PROGRAM", cls.program),
-            environment.get("SAGEMAKER_BIND_HOST", cls.host),
-            int(environment.get("SAGEMAKER_BIND_TO_PORT", cls.port)),
-        )
+    def __init__(self, config: uvicorn.Config, endpoint: Endpoint, drain_s: float) -> None:
+        super().__init__(config)
+        self._endpoint, self._drain_s = endpoint, drain_s
 
-
-class Service:
-    """The program's four functions around one loaded model."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._program: ModuleType | None = None
-        self._model: Any = None
-        # Decoding and the forward pass release the interpreter's lock; the loop stays free for /ping.
-        self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="predict")
-
-    def load(self) -> None:
-        """Loads the model, and answers one image so that the first caller does not wait for warming up.
-
-        :raises Exception: whatever the program raises; the server then does not start.
-        """
-        self._program = load_program(self._settings)
-        self._model = self._program.model_fn(str(self._settings.model_dir))
-        image = io.BytesIO()
-        Image.new("RGB", (64, 64)).save(image, "PNG")
-        self._answer(image.getvalue(), "image/png", "application/json")
-
-    def _answer(self, body: bytes, content_type: str, accept: str) -> str:
-        assert self._program is not None
-        data = self._program.input_fn(body, content_type)
-        answer: str = self._program.output_fn(self._program.predict_fn(data, self._model), accept)
-        return answer
-
-    async def answer(self, body: bytes, content_type: str, accept: str) -> str:
-        """Off the event loop. Whoever gathers requests into batches does it here."""
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._endpoint.draining:
+            super().handle_exit(sig, frame)
+            return
+        self._endpoint.draining = True
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._answer, body, content_type, accept)
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=True)
-
-
-def load_program(settings: Settings) -> ModuleType:
-    """The model archive's own program, so that a model is served by the code that it was made with.
-
-    :raises FileNotFoundError: naming the file that is missing.
-    """
-    beside = Path(__file__).resolve().parents[1]
-    for folder in (settings.model_dir / "code", beside):
-        file = folder / settings.program
-        if file.is_file():
-            break
-    else:
-        raise FileNotFoundError(f"there is no {settings.program} in {settings.model_dir}/code or {beside}")
-    sys.path.insert(0, str(folder))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def create_app(settings: Settings) -> Starlette:
-    service = Service(settings)
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
-        # Before the port opens: a process that cannot load its model must end, not answer 503 for ever.
-        await asyncio.to_thread(service.load)
-        print(f"serving {settings.model_dir}", flush=True)
-        try:
-            yield
-        finally:
-            service.close()
-
-    def ping(request: Request) -> Response:
-        return Response()
-
-    async def invocations(request: Request) -> Response:
-        content_type = request.headers.get("content-type", "")
-        accept = request.headers.get("accept", "")
-        try:
-            answer = await service.answer(await read_body(request), content_type, accept)
-        except ValueError as error:
-            # The program's ValueErrors are about the request: of the wrong type, or unreadable.
-            status = 415 if type(error).__name__ == "UnsupportedMediaTypeError" else 400
-            raise HTTPException(status, str(error)) from error
-        return Response(answer, media_type="application/json")
-
-    return Starlette(
-        routes=[
-            Route("/ping", ping),
-            Route("/invocations", invocations, methods=["POST"]),
-        ],
-        exception_handlers={HTTPException: error_response},
-        lifespan=lifespan,
-    )
-
-
-async def read_body(request: Request) -> bytes:
-    """:raises HTTPException: 413, before more than `MAX_BODY` bytes are in memory."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise HTTPException(413, f"the body is larger than {MAX_BODY // 2**20} MiB")
-    return bytes(body)
-
-
-def error_response(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+        loop.call_soon_threadsafe(loop.call_later, self._drain_s, super().handle_exit, sig, frame)
 
 
 def main() -> None:
-    settings = Settings.from_environment()
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_level="warning",
-        timeout_graceful_shutdown=30,
-    )
+    level = int(os.environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL") or logging.INFO)
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    settings, metrics = Settings.from_environment(), Metrics()
+    # Before the port opens: a process that cannot load its model must end, not answer 503 for ever.
+    service = Service(settings, metrics)
+    endpoint = Endpoint(service, settings, metrics)
+    config = uvicorn.Config(
+        endpoint.app(), host=settings.host, port=settings.port, log_config=None, access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+    )  # fmt: skip
+    logging.info("serving %s on port %d by %s", settings.model_dir, settings.port, service.backend)
+    try:
+        Server(config, endpoint, settings.drain_s).run()
+    finally:
+        service.close()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""The four functions of inference.py."""
+"""The functions of inference.py."""
 
+import csv
+import dataclasses
 import io
 import json
 import socket
@@ -10,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from data.bodies import JSON, LINES, BodyError, UnsupportedMediaTypeError
 from data.images import ImageDataset, UnreadableImageError, list_images, read_batches
+from model.prediction import CSV, AnswerError, NotAcceptableError, answer, preferred
 from tests.ml_code.conftest import TrainedModel
 
 
@@ -22,7 +26,9 @@ def model(trained: TrainedModel) -> inference.LoadedModel:
 def test_answer_is_the_contracts(model: inference.LoadedModel, digits: Path) -> None:
     body = (digits / "test" / "4" / "000.jpg").read_bytes()
     prediction = inference.predict_fn(inference.input_fn(body, "image/jpeg"), model)
-    answer = json.loads(inference.output_fn(prediction, "application/json"))
+    text, kind = inference.output_fn(prediction, "application/json")
+    assert kind == "application/json"
+    answer = json.loads(text)
     assert list(answer) == ["label", "probability", "top_k", "model_version"]
     assert answer["top_k"][0] == {"label": answer["label"], "probability": answer["probability"]}
     assert len(answer["top_k"]) == 5
@@ -74,10 +80,10 @@ def test_an_image_that_is_cut_short_has_no_answer(model: inference.LoadedModel, 
 @pytest.mark.parametrize(
     ("body", "content_type", "error"),
     [
-        (b"{}", "application/json", inference.UnsupportedMediaTypeError),
-        (b"%PDF-1.7", "image/jpeg", inference.UnsupportedMediaTypeError),
+        (b"{}", "text/plain", UnsupportedMediaTypeError),
+        (b"%PDF-1.7", "image/jpeg", UnsupportedMediaTypeError),
         (b"GIF89a", "image/jpeg", UnreadableImageError),
-        (b"", "image/jpeg", UnreadableImageError),
+        (b"", "image/jpeg", BodyError),
         (b"\xff\xd8\xff\xe0", "image/jpeg", UnreadableImageError),
     ],
 )
@@ -91,17 +97,61 @@ def test_no_address_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    for content_type in ("application/json", "text/plain", "image/jpeg", ""):
-        with pytest.raises(inference.UnsupportedMediaTypeError):
+    for content_type in ("application/json", "application/jsonlines", "text/plain", "image/jpeg", ""):
+        with pytest.raises(BodyError):
             inference.input_fn(b'{"url": "http://127.0.0.1:9/x.jpg"}', content_type)
 
 
-def test_answers_are_json_or_nothing(model: inference.LoadedModel) -> None:
-    prediction = inference.predict_fn(Image.new("RGB", (8, 8)), model)
-    for accept in ("", "*/*", "text/html, application/json;q=0.9"):
-        assert json.loads(inference.output_fn(prediction, accept))
-    with pytest.raises(inference.UnsupportedMediaTypeError, match="accept text/csv"):
-        inference.output_fn(prediction, "text/csv")
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("", JSON),
+        ("*/*", JSON),
+        ("text/html, application/json;q=0.9", JSON),
+        ("text/csv;q=0.5, application/jsonlines", LINES),
+        ("application/json;q=0, text/*", CSV),
+        ("TEXT/CSV; q=0.3; charset=utf-8", CSV),
+    ],
+)
+def test_the_preferred_form_is_answered(model: inference.LoadedModel, accept: str, kind: str) -> None:
+    assert preferred(accept) == kind
+
+
+@pytest.mark.parametrize("accept", ["text/html", "image/png", "application/json;q=0", "application/json;q=x"])
+def test_other_forms_are_refused(accept: str) -> None:
+    with pytest.raises(NotAcceptableError, match="is not supported: answers are"):
+        preferred(accept)
+
+
+def test_the_forms_of_many_answers(model: inference.LoadedModel) -> None:
+    predictions = inference.predict_fn(
+        [Image.new("RGB", (8, 8), colour) for colour in ("red", "white")], model
+    )
+    predictions[0].timings_ms = {"forward": 1.0}
+    objects = [answer(prediction) for prediction in predictions]
+    assert objects[0]["timings_ms"] == {"forward": 1.0}
+    assert "timings_ms" not in objects[1]
+    assert json.loads(inference.output_fn(predictions, JSON)[0]) == {"predictions": objects}
+    lines = [json.loads(line) for line in inference.output_fn(predictions, LINES)[0].splitlines()]
+    del objects[0]["timings_ms"]
+    assert lines == objects
+    rows = list(csv.reader(io.StringIO(inference.output_fn(predictions, CSV)[0])))
+    for row, expected in zip(rows, objects, strict=True):
+        assert row[:3] == [expected["label"], str(expected["probability"]), expected["model_version"]]
+        assert row[3:5] == [str(value) for value in expected["top_k"][1].values()]
+        assert len(row) == 11
+
+
+def test_what_is_no_answer_is_the_models_fault(model: inference.LoadedModel) -> None:
+    crops = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    for network, message in (
+        (lambda images: torch.full((len(images), 10), torch.nan), "not finite"),
+        (lambda images: torch.full((len(images), 10), torch.inf), "not finite"),
+        (lambda images: torch.zeros(len(images), 9), "answers with 9 numbers and has 10 classes"),
+    ):
+        broken = dataclasses.replace(model, network=network)
+        with pytest.raises(AnswerError, match=message):
+            inference.forward_fn(crops, broken)
 
 
 def test_a_batch_answers_like_its_images(model: inference.LoadedModel, digits: Path) -> None:
