@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from data.images import ImageDataset, Samples, list_images, loader_workers, read_batches
+from model.allocator import release_freed
 from model.artifact import LoadedModel
 from report.answers import Answers, Labels, Probabilities
 
@@ -75,6 +76,7 @@ def predict(model: LoadedModel, folder: Path, out: Path, classes: Sequence[str] 
             indices[count : count + len(chosen)] = chosen
             kept.put(count, answers)
             count += len(chosen)
+            release_freed()
     if not count:
         raise ValueError(
             f"none of the {len(dataset)} images of the test split is readable: {unreadable[0]['reason']}"
