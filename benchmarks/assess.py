@@ -6,7 +6,7 @@ About 3 minutes on 2 cores: 1,000, 3,000 and 10,000 JPEGs of 320 x 240 in 400 cl
 weights at 112 pixels, the report with its explanations included. Processor time is that of the whole job from its
 first import on, its loaders' too; `share` is decoding and the network, without resizing. Memory is the largest resident
 set of the job's process at its end (the explanations need the most), when it has predicted, and of one of its loaders;
-what the job's grows by is taken between the larger two, since from 2,000 images on processes of their own decode.
+what they grow by is taken between the larger two, since from 2,000 images on processes of their own decode.
 """
 
 import json
@@ -39,7 +39,7 @@ def run() -> dict[str, Any]:
             figures[str(size)] = _measured("assess", folder, size)
             print(f"{size} images: {figures[str(size)]}", file=sys.stderr, flush=True)
     smaller, larger = (figures[str(size)] for size in SIZES[1:])
-    grown = max(larger[at] - smaller[at] for at in ("predicting_mib", "resident_mib"))
+    grown = max(larger[at] - smaller[at] for at in ("predicting_mib", "resident_mib", "loader_mib"))
     return {
         "figures": {**figures, "grown_mib": round(grown, 1)},
         "conditions": conditions("boto3", arch="resnet18", image_size=112, classes=CLASSES),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from data.allocator import release_freed
 from data.decoding import UnreadableImageError
 from data.preprocessing import Preprocessing
 from data.views import ONE_VIEW, Views
@@ -175,6 +176,7 @@ class _Views(Dataset[tuple[int, Tensor | Unreadable]]):
         readable = [(index, views) for index, views in items if isinstance(views, Tensor)]
         samples, size = self.dataset.listing.samples, self.dataset.preprocessing.image_size
         views = [views for _, views in readable]
+        release_freed()
         return Batch(
             torch.stack(views) if views else torch.empty((0, 1, 3, size, size), dtype=torch.uint8),
             torch.tensor([index for index, _ in readable], dtype=torch.int64),

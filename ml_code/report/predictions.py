@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from data.allocator import release_freed
 from data.images import ImageDataset, Samples, list_images, loader_workers, read_batches
-from model.allocator import release_freed
 from model.artifact import LoadedModel
 from report.answers import Answers, Labels, Probabilities
 
