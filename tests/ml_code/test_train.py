@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -151,8 +153,13 @@ def test_hook_config_survives_the_training_toolkit() -> None:
 def test_model_archive_carries_the_code_that_serves_it(run_job: Job) -> None:
     _, result = run_job("--epochs", "1")
     code = result.model / "code"
-    assert (code / "inference.py").is_file()
-    assert {"data", "model", "serving"} <= {path.name for path in code.iterdir()}
+    assert {path.name for path in code.iterdir()} == {"inference.py", "data", "model", "requirements.txt"}
+    # It stands alone, as in AWS's inference image, which has no server of ours.
+    program = (
+        "import inference, sys; assert sys.argv[1] in inference.__file__; inference.model_fn(sys.argv[2])"
+    )
+    command = [sys.executable, "-B", "-c", program, str(code), str(result.model)]
+    subprocess.run(command, cwd=code, check=True)
     assert not list(code.rglob("__pycache__"))
     steps = json.loads((result.output / "steps.json").read_text())
     assert {"data", "transfer", "forward", "backward", "optimizer", "evaluation"} <= set(steps)

@@ -1,0 +1,168 @@
+"""Which images share a forward pass, and with how many threads."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from serving.batching import Batcher, Lanes
+
+
+class Recorder:
+    """decode_fn and forward_fn that note what they are called with; a pass waits until it is let go."""
+
+    def __init__(self, decode_s: float = 0.0) -> None:
+        self.passes: list[tuple[int, int]] = []
+        """(images, threads) of each."""
+        self.gate = threading.Event()
+        self._decode_s = decode_s
+
+    def decode(self, image: Any) -> Tensor:
+        if image == "slow":
+            time.sleep(self._decode_s)
+        if image == "bad":
+            raise ValueError("it cannot be decoded")
+        return torch.tensor([hash(image) % 1000])
+
+    def forward(self, crops: Tensor) -> list[Any]:
+        self.passes.append((len(crops), torch.get_num_threads()))
+        self.gate.wait()
+        return [SimpleNamespace(value=int(crop), timings_ms={}) for crop in crops]
+
+
+def run(
+    recorder: Recorder, lanes: Lanes, what: Callable[[Batcher], Awaitable[None]], **settings: Any
+) -> None:
+    async def main() -> None:
+        batcher = Batcher(
+            recorder.decode, recorder.forward, lanes, **{"max_batch": 4, "delay_s": 0.05} | settings
+        )
+        try:
+            await what(batcher)
+        finally:
+            recorder.gate.set()
+            batcher.close()
+
+    threads = torch.get_num_threads()
+    asyncio.run(main())
+    assert torch.get_num_threads() == threads
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def test_one_image_alone_gets_all_threads_at_once() -> None:
+    recorder = Recorder()
+    recorder.gate.set()
+
+    async def one_after_another(batcher: Batcher) -> None:
+        for image in range(3):
+            [prediction] = await batcher.predict([image])
+            assert prediction.value == image
+            assert set(prediction.timings_ms) == {"queue", "decode", "forward"}
+
+    run(recorder, Lanes(2, 1, 2), one_after_another)
+    assert recorder.passes == [(1, 2)] * 3
+
+
+def test_images_that_come_meanwhile_share_a_pass() -> None:
+    recorder = Recorder()
+
+    async def many(batcher: Batcher) -> None:
+        first = asyncio.create_task(batcher.predict([0]))
+        await until(lambda: len(recorder.passes) == 1)
+        rest = [asyncio.create_task(batcher.predict([image])) for image in range(1, 8)]
+        await asyncio.sleep(0.1)
+        assert len(recorder.passes) == 1, "there is one lane"
+        recorder.gate.set()
+        await first
+        assert [task[0].value for task in await asyncio.gather(*rest)] == list(range(1, 8))
+
+    run(recorder, Lanes(1, 2, 2), many)
+    assert recorder.passes == [(1, 2), (4, 2), (3, 2)]
+
+
+def test_lanes_share_what_waits() -> None:
+    recorder = Recorder()
+
+    async def many(batcher: Batcher) -> None:
+        tasks = [asyncio.create_task(batcher.predict([image])) for image in range(2)]
+        await until(lambda: len(recorder.passes) == 2)
+        tasks += [asyncio.create_task(batcher.predict([image])) for image in range(2, 8)]
+        await asyncio.sleep(0.1)
+        recorder.gate.set()
+        assert [task[0].value for task in await asyncio.gather(*tasks)] == list(range(8))
+
+    run(recorder, Lanes(2, 1, 2), many, delay_s=0.0)
+    assert sum(images for images, _ in recorder.passes) == 8
+    assert recorder.passes[-1][1] == 1, "a pass among others has its lane's threads"
+
+
+@pytest.mark.parametrize(("delay_s", "passes"), [(5.0, [2]), (0.0, [1, 1])])
+def test_a_pass_waits_for_an_image_that_is_being_decoded_up_to_the_delay(
+    delay_s: float, passes: list[int]
+) -> None:
+    recorder = Recorder(decode_s=0.3)
+    recorder.gate.set()
+
+    async def two(batcher: Batcher) -> None:
+        await asyncio.gather(batcher.predict(["slow"]), batcher.predict(["quick"]))
+
+    run(recorder, Lanes(1, 2, 2), two, delay_s=delay_s)
+    assert [images for images, _ in recorder.passes] == passes
+
+
+def test_an_image_that_fails_holds_up_nobody() -> None:
+    recorder = Recorder()
+    recorder.gate.set()
+
+    async def two(batcher: Batcher) -> None:
+        good, bad = await asyncio.gather(
+            batcher.predict(["good"]), batcher.predict(["bad"]), return_exceptions=True
+        )
+        assert good[0].timings_ms
+        assert isinstance(bad, ValueError)
+        assert str(bad) == "it cannot be decoded"
+        with pytest.raises(ValueError, match=r"^instance 5: it cannot be decoded"):
+            await batcher.predict([*range(5), "bad", "good"])
+
+    run(recorder, Lanes(1, 2, 2), two, delay_s=60.0)
+
+
+def test_what_forward_raises_reaches_everybody_in_the_batch_and_nobody_else() -> None:
+    recorder = Recorder()
+
+    def forward(crops: Tensor) -> list[Any]:
+        if 1 in crops:
+            raise RuntimeError("no answer")
+        return [SimpleNamespace(timings_ms={}) for _ in crops]
+
+    async def three(batcher: Batcher) -> None:
+        outcomes = await asyncio.gather(
+            *(batcher.predict([image]) for image in (1, 2)), return_exceptions=True
+        )
+        assert [str(outcome) for outcome in outcomes] == ["no answer", "no answer"]
+        assert len(await batcher.predict([3])) == 1
+
+    recorder.forward = forward  # type: ignore[method-assign]
+    run(recorder, Lanes(1, 1, 1), three, delay_s=5.0)
+
+
+def test_too_few_predictions_are_an_error() -> None:
+    recorder = Recorder()
+    recorder.forward = lambda crops: []  # type: ignore[method-assign]
+
+    async def one(batcher: Batcher) -> None:
+        with pytest.raises(RuntimeError, match="made 0 predictions of 1 images"):
+            await batcher.predict([1])
+
+    run(recorder, Lanes(1, 1, 1), one)

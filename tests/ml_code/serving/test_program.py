@@ -1,0 +1,210 @@
+"""A user's inference.py in the archive: any of the functions, over real HTTP."""
+
+import http.client
+import json
+import sys
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from serving.app import Endpoint
+from serving.metrics import Metrics
+from serving.program import Program, ProgramError
+from serving.service import Service
+from serving.settings import Settings
+from tests.ml_code.conftest import TrainedModel
+
+Ask = Callable[[bytes, str, str], tuple[int, str, bytes]]
+
+
+@contextmanager
+def served(settings: Settings) -> Generator[Ask]:
+    """`ask(body, content type, accept)` -> status, content type, body."""
+    metrics = Metrics()
+    service = Service(settings, metrics)
+    app = Endpoint(service, settings, metrics).app()
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+
+    def ask(body: bytes, content_type: str = "text/plain", accept: str = "") -> tuple[int, str, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        try:
+            headers = {"Content-Type": content_type, "Accept": accept}
+            connection.request("POST", "/invocations", body, headers)
+            response = connection.getresponse()
+            return response.status, response.headers["content-type"], response.read()
+        finally:
+            connection.close()
+
+    try:
+        yield ask
+    finally:
+        server.should_exit = True
+        thread.join()
+        service.close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Callable[[str], Settings]]:
+    """`settings(program)`: of an archive whose code/ holds this program alone."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+
+    def of(program: str, model: Path | None = None) -> Settings:
+        code = tmp_path / "code"
+        code.mkdir()
+        (code / "handler.py").write_text(program)
+        return Settings(model or tmp_path, code, program="handler.py", backends=("eager",))
+
+    yield of
+    for name in set(sys.modules) - before & {"handler", "serving_default_inference"}:
+        del sys.modules[name]
+
+
+FOUR = """
+import json
+
+def model_fn(model_dir):
+    return {"dir": model_dir}
+
+def input_fn(body, content_type):
+    if content_type != "text/csv":
+        raise ValueError(f"{content_type} is not text/csv")
+    return [float(value) for value in body.decode().split(",")]
+
+def predict_fn(numbers, model):
+    return sum(numbers) / len(numbers)
+
+def output_fn(mean, accept):
+    return json.dumps({"mean": mean})
+"""
+
+
+def test_all_four_are_the_users(settings: Callable[..., Settings]) -> None:
+    with served(settings(FOUR)) as ask:
+        assert ask(b"1,2,6", "text/csv") == (200, "application/json", b'{"mean": 3.0}')
+        status, _, body = ask(b"1,2,6", "text/plain")
+        assert (status, json.loads(body)) == (400, {"error": "text/plain is not text/csv"})
+        status, _, body = ask(b"one", "text/csv")
+        assert (status, json.loads(body)) == (400, {"error": "could not convert string to float: 'one'"})
+
+
+def test_what_a_model_raises_is_not_the_callers_fault(settings: Callable[..., Settings]) -> None:
+    program = FOUR.replace("return sum(numbers) / len(numbers)", "raise ValueError(f'no\\n{numbers}')")
+    with served(settings(program)) as ask:
+        status, _, body = ask(b"1", "text/csv")
+        assert (status, json.loads(body)) == (500, {"error": "the model failed: no [1.0]"})
+
+
+def test_transform_fn_alone(settings: Callable[..., Settings]) -> None:
+    program = """
+def model_fn(model_dir, context):
+    return context.system_properties["model_dir"]
+
+def transform_fn(model, body, content_type, accept):
+    return f"{model} {body.decode()} {content_type} {accept}", "text/x-said"
+"""
+    chosen = settings(program)
+    with served(chosen) as ask:
+        expected = f"{chosen.model_dir} hello text/plain text/csv".encode()
+        assert ask(b"hello", "text/plain", "text/csv") == (200, "text/x-said; charset=utf-8", expected)
+
+
+def test_transform_fn_excludes_the_three(settings: Callable[..., Settings]) -> None:
+    with pytest.raises(
+        ProgramError, match=r"transform_fn together with \['input_fn', 'output_fn', 'predict_fn'\]"
+    ):
+        Program(settings(FOUR + "\ndef transform_fn(model, body, content_type, accept): ...\n"))
+
+
+def test_the_rest_is_ours(settings: Callable[..., Settings], trained: TrainedModel, digits: Path) -> None:
+    """An output_fn of one's own is asked for each request; the images are still gathered into batches."""
+    program = """
+def output_fn(prediction, accept):
+    return f"{prediction.probabilities.argmax()} {sorted(prediction.timings_ms)} {accept}"
+"""
+    with served(settings(program, trained.model)) as ask:
+        status, kind, body = ask(
+            (digits / "test/7/001.jpg").read_bytes(), "image/jpeg", "text/plain;q=1, */*"
+        )
+        assert status == 200
+        assert kind == "text/plain; charset=utf-8"
+        assert body.decode() == "7 ['decode', 'forward', 'queue'] text/plain;q=1, */*"
+
+
+def test_a_predict_fn_of_ones_own_is_called(
+    settings: Callable[..., Settings], trained: TrainedModel, digits: Path
+) -> None:
+    program = """
+import inference
+
+def predict_fn(images, model):
+    return inference.predict_fn(images, model)
+"""
+    image = (digits / "test/7/001.jpg").read_bytes()
+    with served(settings(program, trained.model)) as ask:
+        status, _, body = ask(image, "image/jpeg")
+        answer = json.loads(body)
+        assert (status, answer["label"], "timings_ms" in answer) == (200, "7", False)
+        body = json.dumps({"instances": [{"b64": b64encode(image).decode()}] * 2}).encode()
+        status, _, body = ask(body, "application/json")
+        assert [one["label"] for one in json.loads(body)["predictions"]] == ["7", "7"]
+        status, _, body = ask(image[: len(image) // 2], "image/jpeg")
+        assert (status, "truncated" in json.loads(body)["error"]) == (400, True)
+
+
+def test_a_program_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no mine\.py in"):
+        Program(Settings(tmp_path, tmp_path / "code", program="mine.py"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        (
+            "SAGEMAKER_BIND_TO_PORT",
+            "http",
+            "SAGEMAKER_BIND_TO_PORT has to be a number of at least 1: got 'http'",
+        ),
+        ("SERVING_MAX_BATCH", "0", "SERVING_MAX_BATCH has to be a number of at least 1: got '0'"),
+        (
+            "SERVING_BATCH_DELAY_MS",
+            "nan",
+            "SERVING_BATCH_DELAY_MS has to be a number of at least 0: got 'nan'",
+        ),
+        ("SERVING_BACKENDS", "onnx", "SERVING_BACKENDS has to be some of int8, onnxruntime, "),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(name: str, value: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match="has to be") as raised:
+        Settings.from_environment({name: value})
+    assert str(raised.value).startswith(sentence)
+
+
+def test_settings_come_from_the_environment() -> None:
+    default = Settings.from_environment({})
+    assert default == Settings(Path("/opt/ml/model"), Path("/opt/ml/model/code"))
+    environment = {
+        "SAGEMAKER_BASE_DIR": "/base",
+        "SAGEMAKER_SUBMIT_DIRECTORY": "/code",
+        "SAGEMAKER_PROGRAM": "mine.py",
+        "SERVING_BACKENDS": "eager, int8",
+        "SERVING_MAX_BODY_MB": "6",
+    }
+    chosen = Settings.from_environment(environment)
+    assert (chosen.model_dir, chosen.code_dir, chosen.program) == (
+        Path("/base/model"),
+        Path("/code"),
+        "mine.py",
+    )
+    assert (chosen.backends, chosen.max_body) == (("eager", "int8"), 6 * 2**20)
