@@ -6,6 +6,7 @@
 --training-output  folder that holds output.tar.gz: history, smdebug tensors, system metrics, step clock
 --test             the test split, an ImageFolder; nothing before this job has seen it
 --context          context.json: run, dataset, tuning, champion, rules and gate, written by the DAG
+--train-sample     some of the training images, an ImageFolder, to compare the test split with; may be left out
 --champion         folder that holds model.tar.gz of the model now serving; left out when nothing serves
 --debug-output, --profiler-output   what SageMaker itself uploaded of them; otherwise output.tar.gz has them
 --output           where report.html, report.json, model_card.md, predictions.jsonl, smoke/ and more go
@@ -40,6 +41,7 @@ from report.lineage import with_artefacts
 from report.models import Tested, against_champion, load, measured, not_comparable, run_model, unpack
 from report.output import write
 from report.profiler_report import write_where_possible
+from report.splits import compare_splits
 from report.training_output import TrainingOutput, read_training_output
 from report.verdict import Gate, decide
 from rules import Outputs, actions, evaluate
@@ -79,7 +81,7 @@ def main() -> None:
     )
     for name in ("model", "training-output", "test", "context", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    for name in ("champion", "debug-output", "profiler-output"):
+    for name in ("champion", "train-sample", "debug-output", "profiler-output"):
         parser.add_argument(f"--{name}", type=Path)
     arguments = parser.parse_args()
     assess(
@@ -90,6 +92,7 @@ def main() -> None:
         arguments.champion,
         arguments.output,
         Outputs(arguments.debug_output, arguments.profiler_output),
+        arguments.train_sample,
     )
 
 
@@ -115,6 +118,7 @@ def assess(
     champion: Path | None,
     output: Path,
     platform: Outputs = NOTHING,
+    train_sample: Path | None = None,
 ) -> dict[str, Any]:
     """Do it all, write everything below `output` and return report.json's document.
 
@@ -141,6 +145,8 @@ def assess(
             challenger = run_model(loaded, test, output / "predictions.jsonl", gate.confidence, prior=prior)
         with clock.stage("latency and robustness"):
             challenger.metrics.update(measured(challenger, test, gate.confidence))
+        with clock.stage("splits"):
+            splits = compare_splits(loaded.model, train_sample, challenger.predictions, test, output)
         rival = None
         if champion is not None:
             with clock.stage("champion"):
@@ -160,10 +166,10 @@ def assess(
         explained, pictures = explanations(
             wanted, loaded.model, challenger.predictions, test, gate.confidence, output / "explanations"
         )
-    report = _document(context, challenger, rival, verdicts, verdict, training, explained, clock)
+    report = _document(context, challenger, rival, verdicts, verdict, training, explained, splits, clock)
     report["profiler"]["page"] = PROFILER_PAGE if (output / PROFILER_PAGE).is_file() else None
     with clock.stage("page"):
-        write(output, report, challenger.predictions, training, pictures, test)
+        write(output, report, challenger.predictions, training, pictures, test, train_sample)
     print(f"decision={verdict['decision']} accuracy={challenger.metrics['accuracy']:.4f}", flush=True)
     for reason in verdict["reasons"]:
         print(f"  {reason}", flush=True)
@@ -203,6 +209,7 @@ def _document(
     verdict: dict[str, Any],
     training: TrainingOutput,
     explained: dict[str, Any],
+    splits: dict[str, Any],
     clock: Clock,
 ) -> dict[str, Any]:
     """report.json, without numbers that JSON lacks."""
@@ -214,6 +221,7 @@ def _document(
             "metrics": challenger.metrics,
             "champion": rival,
             "explanations": explained,
+            "splits": splits,
             "rules": [one.as_json() for one in verdicts],
             "model": {
                 **loaded.model.manifest,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from report import charts, quality_charts, tuning_charts
-from report.pictures import Picture, confused_pairs, worst_errors
+from report.pictures import Pair, Picture, confused_pairs, near_duplicate_pairs, worst_errors
 from report.predictions import Predictions
 from report.rule_plots import rule_plot
 from report.svg import Chart
@@ -24,6 +24,8 @@ class Illustrations:
     """Of the rules that found an issue, where they have something to draw."""
     worst: Sequence[Picture]
     pairs: Sequence[tuple[Mapping[str, Any], Sequence[Picture]]]
+    near: Sequence[Pair]
+    """The first near-duplicates, test beside training."""
     explained: Sequence[Picture]
     """One for each of report.json's `explanations.images`."""
 
@@ -34,8 +36,9 @@ def illustrate(
     training: TrainingOutput,
     explained: Sequence[Picture],
     test: Path,
+    train: Path | None,
 ) -> Illustrations:
-    """Draw what the page needs; `test` is the folder that `predictions` names files of."""
+    """Draw what the page needs; `test` is the folder that `predictions` names files of, `train` its sample's."""
     tuning = report["tuning"] or {}
     jobs, objective = tuning.get("jobs", []), tuning.get("objective", {})
     metrics = report["metrics"]
@@ -47,6 +50,7 @@ def illustrate(
         "reliability": quality_charts.reliability_diagram(
             metrics["reliability"], metrics["expected_calibration_error"]
         ),
+        "precision_recall": quality_charts.precision_recall(metrics["ranking"]),
         "step_losses": charts.step_losses(training.losses, training.losses_reason),
         "epoch_losses": charts.epoch_losses(report["training"]["history"]),
         "epoch_accuracy": charts.epoch_accuracy(report["training"]["history"]),
@@ -63,5 +67,6 @@ def illustrate(
         rules={name: plot for name, plot in plots.items() if plot},
         worst=worst_errors(predictions, test),
         pairs=confused_pairs(predictions, test, metrics["most_confused"]),
+        near=near_duplicate_pairs(report["splits"]["near_duplicates"], test, train),
         explained=explained,
     )

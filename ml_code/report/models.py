@@ -13,9 +13,11 @@ import numpy as np
 
 from model.artifact import LoadedModel, load_model, sha256_of
 from report.comparison import compare, compare_classes
+from report.foreign import foreign
 from report.latency import BATCH, latency
 from report.metrics import classification_metrics
 from report.predictions import Predictions, predict
+from report.ranking import ranking
 from report.robustness import robustness
 
 
@@ -74,11 +76,12 @@ def run_model(
     predictions = predict(loaded.model, test, out, classes)
     seconds = (time.perf_counter() - start) / len(predictions.answers)
     metrics = classification_metrics(predictions.answers, predictions.classes, confidence, prior)
+    metrics["ranking"] = ranking(predictions.scores, predictions.classes)
     return Tested(loaded, predictions, metrics, seconds)
 
 
 def measured(tested: Tested, test: Path, confidence: float) -> dict[str, Any]:
-    """`latency` and `robustness` of a model that has answered the test split."""
+    """`latency`, `robustness` and `foreign` of a model that has answered the test split."""
     predictions, model = tested.predictions, tested.loaded.model
     # Of all classes: they may differ in what it takes to decode them.
     rows = np.linspace(0, len(predictions.answers) - 1, BATCH).astype(int)
@@ -90,6 +93,7 @@ def measured(tested: Tested, test: Path, confidence: float) -> dict[str, Any]:
             **latency(model, files),
         },
         "robustness": robustness(model, predictions, test, confidence),
+        "foreign": foreign(model, predictions, test),
     }
 
 

@@ -23,13 +23,14 @@ def write(
     training: TrainingOutput,
     explained: Sequence[Picture],
     test: Path,
+    train: Path | None,
 ) -> None:
     """Write the page, report.json, the model card and the smoke test's images below `output`.
 
     :raises report.document.InvalidReportError: before anything is written, when the report does not fit its schema.
     """
     validate(report)
-    page = render(report, illustrate(report, predictions, training, explained, test))
+    page = render(report, illustrate(report, predictions, training, explained, test, train))
     (output / "report.html").write_text(page, encoding="utf-8")
     (output / "model_card.md").write_text(model_card(report), encoding="utf-8")
     write_json(output / "report.json", report)

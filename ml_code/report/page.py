@@ -40,11 +40,15 @@ def render(report: Mapping[str, Any], illustrations: Illustrations) -> str:
             rule_charts=illustrations.rules,
             worst=illustrations.worst,
             pairs=illustrations.pairs,
+            nearly=illustrations.near,
             explained=illustrations.explained,
             sections=SECTIONS,
             card=card(report),
             style=style(),
             confusion_table=len(report["metrics"]["per_class"]) <= CONFUSION_TABLE_CLASSES,
+            average_precision={
+                row["class"]: row["value"] for row in report["metrics"]["ranking"]["average_precision"]
+            },
             jobs=_by_objective(report["tuning"]),
             tuned=_tuned(report["tuning"]),
             moved=_moved(report["champion"]),

@@ -17,6 +17,7 @@ from report.predictions import Predictions
 _SIDE = 96
 _WORST = 12
 _PER_PAIR = 3
+_NEAR = 6
 _SMOKE_SURE, _SMOKE_BORDERLINE = 3, 2
 # Closer than this, the last bits of float arithmetic could turn the answer.
 _LEAST_MARGIN = 0.02
@@ -31,6 +32,16 @@ class Picture:
     label: str
     prediction: str
     probability: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A test image and the training image that it nearly is, as data URIs."""
+
+    test: str
+    train: str
+    test_file: str
+    train_file: str
 
 
 def worst_errors(predictions: Predictions, folder: Path) -> list[Picture]:
@@ -58,6 +69,16 @@ def confused_pairs(
     return shown
 
 
+def near_duplicate_pairs(found: dict[str, Any] | None, test: Path, train: Path | None) -> list[Pair]:
+    """The first six of report.json's `near_duplicates`."""
+    if not found or train is None:
+        return []
+    return [
+        Pair(_small(test / row["test"]), _small(train / row["train"]), row["test"], row["train"])
+        for row in found["examples"][:_NEAR]
+    ]
+
+
 def smoke_sample(predictions: Predictions) -> list[int]:
     """Rows to ask a new endpoint about: sure right answers of different classes, and borderline ones.
 
@@ -78,9 +99,13 @@ def smoke_sample(predictions: Predictions) -> list[int]:
 
 
 def _picture(predictions: Predictions, folder: Path, i: int) -> Picture:
-    image = decode((folder / predictions.file(i)).read_bytes())
+    return Picture(_small(folder / predictions.file(i)), **predictions.row(i))
+
+
+def _small(file: Path) -> str:
+    image = decode(file.read_bytes())
     image.thumbnail((_SIDE, _SIDE))
-    return Picture(data_uri(image), **predictions.row(i))
+    return data_uri(image)
 
 
 def data_uri(image: Image) -> str:

@@ -15,6 +15,7 @@ from data.allocator import release_freed
 from data.images import ImageDataset, Samples, list_images, loader_workers, read_batches
 from model.artifact import LoadedModel
 from report.answers import Answers, Labels, Probabilities
+from report.ranking import Scores
 
 BATCH = 64
 
@@ -30,6 +31,7 @@ class Predictions:
     samples: Samples
     indices: Labels
     answers: Answers
+    scores: Scores
     unreadable: Sequence[dict[str, str]]
 
     def file(self, i: int) -> str:
@@ -60,6 +62,7 @@ def predict(model: LoadedModel, folder: Path, out: Path, classes: Sequence[str] 
     listing = list_images(folder, names)
     dataset = ImageDataset(folder, listing, model.preprocessing)
     indices, kept, count = np.zeros(len(dataset), dtype=np.int64), Answers.room(len(dataset)), 0
+    scores = Scores.room(len(names))
     unreadable: list[dict[str, str]] = []
     with out.open("w", encoding="utf-8") as file:
         for batch in read_batches(dataset, BATCH, loader_workers(len(dataset))):
@@ -68,7 +71,8 @@ def predict(model: LoadedModel, folder: Path, out: Path, classes: Sequence[str] 
                 continue
             rows = probabilities(model, batch.views[:, 0])[:, order]
             chosen, answers = batch.indices.numpy(), Answers.of(batch.labels.numpy(), rows)
-            part = Predictions(names, listing.samples, chosen, answers, ())
+            scores.add(answers.labels, rows)
+            part = Predictions(names, listing.samples, chosen, answers, scores, ())
             for i, shares in enumerate(rows.tolist()):
                 line = {**part.row(i), "probabilities": dict(zip(names, shares, strict=True))}
                 file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
@@ -81,7 +85,7 @@ def predict(model: LoadedModel, folder: Path, out: Path, classes: Sequence[str] 
         raise ValueError(
             f"none of the {len(dataset)} images of the test split is readable: {unreadable[0]['reason']}"
         )
-    return Predictions(names, listing.samples, indices[:count], kept.head(count), unreadable)
+    return Predictions(names, listing.samples, indices[:count], kept.head(count), scores, unreadable)
 
 
 def probabilities(model: LoadedModel, crops: torch.Tensor) -> Probabilities:

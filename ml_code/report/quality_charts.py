@@ -64,3 +64,26 @@ def confusion_picture(confusion: Sequence[Sequence[int]]) -> Chart:
         f"{diagonal.min():.1%} in the worst class."
     )
     return Chart("Confusion matrix", sentence, inline(drawing, "confusion"))
+
+
+@styled
+def precision_recall(ranking: Mapping[str, Any]) -> Chart:
+    """Precision over recall as the threshold falls: all classes together, and the three that are ranked worst."""
+    drawing, axes = figure()
+    for number, curve in enumerate(ranking["curves"]):
+        recall, precision = zip(*curve["points"], strict=True)
+        name = "all together" if curve["class"] is None else curve["class"]
+        axes.plot(recall, precision, color=SERIES[number], linestyle="-" if number == 0 else "--", label=name)
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlim(-0.02, 1.04)
+    axes.set_ylim(-0.04, 1.06)
+    legend(axes)
+    worst = ", ".join(curve["class"] for curve in ranking["curves"][1:])
+    sentence = (
+        f"Mean average precision is {ranking['macro_average_precision']:.1%} over the classes; the ones drawn, "
+        f"{worst}, are ranked worst. A curve in the upper right corner finds all of a class without a false alarm."
+    )
+    return Chart("Precision and recall", sentence, inline(drawing, "precision-recall"))

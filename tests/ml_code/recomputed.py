@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import special, stats
 from sklearn import metrics as sk
 from sklearn.dummy import DummyClassifier
 
@@ -96,6 +96,21 @@ def check_baselines(found: dict[str, Any], labels: list[str], train: dict[str, i
     )
     accuracy = np.mean([drawn.score(blind, labels) for _ in range(400)])
     assert found["stratified"]["accuracy"] == pytest.approx(accuracy, abs=0.01)
+
+
+def check_ranking(rows: list[dict[str, Any]], found: dict[str, Any]) -> None:
+    """Average precision by scikit-learn, of probabilities that are equal where they share a bin."""
+    classes = list(rows[0]["probabilities"])
+    probabilities = np.array([[row["probabilities"][name] for name in classes] for row in rows])
+    truth = np.array([[row["label"] == name for name in classes] for row in rows])
+    binned = np.clip(np.floor((special.logit(probabilities) + 17) / 0.01), 0, found["bins"] - 1)
+    values = [row["value"] for row in found["average_precision"]]
+    for exact, scores in ((0.02, probabilities), (1e-9, binned)):
+        expected = [sk.average_precision_score(truth[:, at], scores[:, at]) for at in range(len(classes))]
+        assert values == pytest.approx(expected, abs=exact)
+        together = sk.average_precision_score(truth.ravel(), scores.ravel())
+        assert found["micro_average_precision"] == pytest.approx(together, abs=exact)
+    assert found["macro_average_precision"] == pytest.approx(np.mean(values))
 
 
 def check_comparison(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], found: dict[str, Any]) -> None:
@@ -193,7 +208,7 @@ def check_page(text: str, report: dict[str, Any]) -> int:
     for cell in Figures(text).texts:
         for part in cell.split(" to "):
             figure = part.strip().lstrip("≥≤> ").removesuffix("\u00a0points").removesuffix(" points")
-            for unit in (" nats", " ms", " /s"):
+            for unit in (" nats", " ms", " /s", " of 1", " pixels"):
                 figure = figure.removesuffix(unit)
             if figure not in {"\u2013", "·", ""}:
                 assert figure in known, f"{cell!r}: {figure!r} is no number of report.json"

@@ -188,13 +188,16 @@ def test_split(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def out(job: Path, weaker: Path, test_split: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def out(
+    job: Path, weaker: Path, test_split: Path, digits: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The output of a run through the command line, with a champion."""
     folder = tmp_path_factory.mktemp("out")
     asked = context(champion=SERVING, assess={"explanations": "summary", "licence": "CC BY 4.0"})
     (folder / "context.json").write_text(json.dumps(asked))
     arguments = {"model": job / "model", "training-output": job / "output", "test": test_split}
     arguments |= {"context": folder / "context.json", "champion": weaker / "model", "output": folder}
+    arguments |= {"train-sample": digits / "train"}
     printed = run_script("assess.py", arguments)
     assert "decision=promote" in printed
     assert "stage=champion" in printed
@@ -225,6 +228,7 @@ def test_every_number_follows_from_the_stored_predictions(out: Path, report: dic
     recomputed.check_metrics(ours, report["metrics"], train)
     recomputed.check_metrics(theirs, report["champion"], train)
     recomputed.check_comparison(ours, theirs, report["champion"])
+    recomputed.check_ranking(ours, report["metrics"]["ranking"])
     recomputed.check_importance(report["tuning"], report["importance"])
 
 
