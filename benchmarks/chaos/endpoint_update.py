@@ -89,7 +89,7 @@ def run() -> dict[str, Any]:
         folder = Path(name)
         archives = _train(folder)
         stack = Stack(folder / "var")
-        cloud = stack.cloud()
+        cloud = stack.cloud(7910, 7911)
         try:
             versions = _prepare(cloud, archives)
             asked, windows = _under_load(cloud, versions)

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 
-import httpx
-
 from local_sagemaker.api.protocol import Document
 from local_sagemaker.aws.s3 import S3, TransferError
+from local_sagemaker.serving.client import Answer
 from local_sagemaker.serving.sampling import Sampler
 
 log = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ class Capture:
         members: Document,
         headers: Mapping[str, str],
         body: bytes,
-        answer: httpx.Response,
+        answer: Answer,
     ) -> None:
         """Keep an invocation where it is one of the sample."""
         if not self._sampler.take():

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import ssl
 import threading
 import time
 from collections.abc import Generator
@@ -10,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
-import httpx
+import h11
 from starlette.requests import Request
 from starlette.responses import Response
 
 from local_sagemaker.api.protocol import ACCOUNT, ApiError, Document, Protocol
 from local_sagemaker.api.wire import body_of, error_response, region_of
+from local_sagemaker.serving.client import Answer, NotConnectedError, post
 from local_sagemaker.serving.fleet import Chosen, Fleet, Route, Variant, choose
 from local_sagemaker.serving.metrics import EndpointMetrics
 from local_sagemaker.serving.sampling import Sampler
@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 
 BODY_LIMIT = 6 * 1024 * 1024
 TIMEOUT_S = 60.0
-# What httpx would make holds every certificate authority; servers here speak plain HTTP.
-NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 PREFIX = "x-amzn-sagemaker-"
 PASSED_ON = ("content-type", "accept", f"{PREFIX}custom-attributes", f"{PREFIX}inference-id")
 REFUSED = (
@@ -49,10 +47,6 @@ class Router:
         self._lock = threading.Lock()
         self._routes: dict[str, Route] = {}
         self._shadowing: set[asyncio.Task[None]] = set()
-        # No kept connections: a server may close one just when a request goes out on it, and a new one to this
-        # machine takes 0.1 ms.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._client = httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits, trust_env=False, verify=NO_TLS)
 
     def switch(self, endpoint: str, fleet: Fleet | None) -> list[Fleet]:
         """Send all new requests to one fleet, None: to none; those until now, which may have some in flight."""
@@ -120,7 +114,7 @@ class Router:
                 with self.server(endpoint, target) as chosen:
                     try:
                         answer = await self._ask(chosen, headers, body, started)
-                    except httpx.ConnectError:
+                    except NotConnectedError:
                         # It has died, which its supervisor sees within half a second; nothing was sent.
                         chosen.server.ready.clear()
                         continue
@@ -135,23 +129,19 @@ class Router:
 
     async def _ask(
         self, chosen: Chosen, headers: dict[str, str], body: bytes, started: float
-    ) -> "httpx.Response | _Failure":
-        """The model's answer, counted. Raises httpx.ConnectError, which is not."""
-        answer: httpx.Response | _Failure
+    ) -> "Answer | _Failure":
+        """The model's answer, counted. Raises NotConnectedError, which is not."""
+        answer: Answer | _Failure
         asked = time.perf_counter()
         try:
-            answer = await self._client.post(
-                f"http://127.0.0.1:{chosen.server.port}/invocations", content=body, headers=headers
-            )
+            answer = await post(chosen.server.port, "/invocations", headers, body, TIMEOUT_S)
             if answer.status_code >= 400:
                 answer = _Failure(answer.status_code, answer.text)
-        except httpx.TimeoutException:
+        except TimeoutError:
             answer = _Failure(
                 0, "Your invocation timed out while waiting for a response from container primary."
             )
-        except httpx.ConnectError:
-            raise
-        except httpx.TransportError as error:
+        except (OSError, h11.RemoteProtocolError) as error:
             answer = _Failure(503, f"{type(error).__name__}: {error}")
         now = time.perf_counter()
         self.metrics.add(chosen.key, answer.status_code, now - asked, now - started)
@@ -176,7 +166,7 @@ class Router:
             chosen.server.in_flight += 1
         try:
             await self._ask(chosen, headers, body, time.perf_counter())
-        except httpx.ConnectError:
+        except NotConnectedError:
             chosen.server.ready.clear()
         finally:
             with self._lock:
@@ -191,7 +181,7 @@ class _Failure:
     text: str
 
 
-def _response(answer: httpx.Response, variant: Variant) -> Response:
+def _response(answer: Answer, variant: Variant) -> Response:
     kept = {"content-type": answer.headers.get("content-type", "application/octet-stream")}
     if (name := f"{PREFIX}custom-attributes") in answer.headers:
         kept[name] = answer.headers[name]

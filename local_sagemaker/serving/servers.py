@@ -19,7 +19,7 @@ from local_sagemaker.processes import docker, namespace
 from local_sagemaker.processes.keeper import signal_group
 from local_sagemaker.processes.mark import MARK
 from local_sagemaker.processes.runner import Box, environment, log_end
-from local_sagemaker.processes.warm import ColdProcess
+from local_sagemaker.processes.warm import ColdProcess, Process
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class ModelServer:
                 docker.remove(self._mark)
             self._shipper.ship(final=True)
 
-    def _start(self) -> ColdProcess:
+    def _start(self) -> Process:
         """Raises OSError when there is nothing to start, or it cannot be started."""
         plan, container = self._plan, self._plan.container
         image = self._cloud.images.find(container["Image"])
@@ -184,7 +184,9 @@ class ModelServer:
             raise OSError(f"the image {container['Image']} has no `serve` command in images.yaml")
         variables |= {"SAGEMAKER_BIND_TO_PORT": str(self.port), "SAGEMAKER_BIND_HOST": "127.0.0.1"}
         seen: namespace.Container = {"ml": str(box.ml)} if mounted else {}
-        return ColdProcess(image.serve, variables | own, box.base, box.log, seen)
+        return self._cloud.warm.start(
+            image, image.serve, variables | own, box.base, box.log, own=own, container=seen
+        )
 
 
 def answers_ping(port: int) -> bool:
