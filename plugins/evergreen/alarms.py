@@ -10,6 +10,7 @@ from evergreen.deployment_requests import VARIANT
 from evergreen.plan import Plan
 
 NAMESPACE, INVALID_ANSWERS = "Evergreen", "InvalidAnswers"
+SERVICE_METRICS = ERRORS, LATENCY = "Invocation5XXErrors", "ModelLatency"
 # SageMaker publishes once a minute on AWS, the local cloud more often; our own metric has a resolution of a second.
 MINUTE_S, HIGH_RESOLUTION_S = 60, 10
 
@@ -26,10 +27,10 @@ def build(plan: Plan, endpoint_config_name: str) -> list[dict[str, Any]]:
     )
     alarms: list[dict[str, Any]] = []
     if share is not None:
-        alarms.append({"MetricName": "Invocation5XXErrors", "Threshold": share, **service})
+        alarms.append({"MetricName": ERRORS, "Threshold": share, **service})
     if latency is not None:
         # The metric is in microseconds.
-        alarms.append({"MetricName": "ModelLatency", "Threshold": 1000 * latency, **service})
+        alarms.append({"MetricName": LATENCY, "Threshold": 1000 * latency, **service})
     if answers is not None:
         ours = {"Namespace": NAMESPACE, "Statistic": "Sum", "Period": HIGH_RESOLUTION_S}
         # Above one less is as many.
@@ -56,12 +57,17 @@ def dimensions(plan: Plan, endpoint_config_name: str) -> list[dict[str, str]]:
     ]
 
 
+def names(plan: Plan) -> list[str]:
+    """Of the alarms that the pipeline may have put."""
+    return [f"{plan.endpoint_name}-{metric}" for metric in (*SERVICE_METRICS, INVALID_ANSWERS)]
+
+
 def arm(cloudwatch: Any, plan: Plan, endpoint_config_name: str) -> list[str]:
     """Put the alarms for an update that is to begin; the names of all that are to roll it back.
 
     PutMetricAlarm leaves an alarm that exists in its state, and one that went off at the last update would stop this.
     """
-    names = []
+    put = []
     for alarm in build(plan, endpoint_config_name):
         cloudwatch.put_metric_alarm(**alarm)
         cloudwatch.set_alarm_state(
@@ -69,8 +75,8 @@ def arm(cloudwatch: Any, plan: Plan, endpoint_config_name: str) -> list[str]:
             StateValue="INSUFFICIENT_DATA",
             StateReason=f"The update to {endpoint_config_name} begins.",
         )
-        names.append(alarm["AlarmName"])
-    return [*names, *plan.pipeline.deployment.alarms.names]
+        put.append(alarm["AlarmName"])
+    return [*put, *plan.pipeline.deployment.alarms.names]
 
 
 def report(cloudwatch: Any, plan: Plan, endpoint_config_name: str, invalid: int) -> None:

@@ -8,6 +8,7 @@ has SageMaker roll the update back, which the provider's operator takes for succ
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
@@ -163,7 +164,7 @@ class EndpointOperator(FromPlan, SageMakerEndpointOperator):
         watch.old_versions, watch.answerable = change.old_versions, change.answerable
         return watch
 
-    @property
+    @cached_property
     def _cloudwatch(self) -> Any:
         return AwsBaseHook(self.aws_conn_id, client_type="cloudwatch").conn
 
@@ -216,9 +217,11 @@ class EndpointOperator(FromPlan, SageMakerEndpointOperator):
             self.log.info("%s is InService with %s", name, change.config)
             return self._described(live)
         sentences = [problem, *change.told]
-        line = endpoints.last_words(self.aws_conn_id, name, change.began)
+        # An instance that an alarm has ended says nothing of it.
+        alarmed = any(alarm in problem for alarm in alarms.names(self.plan))
+        line = endpoints.last_words(self.aws_conn_id, name, change.began, error=alarmed)
         if line and line not in problem:
-            sentences.append(f"its log ends: {line}")
+            sentences.append(f"its log says: {line}")
         sentences.append(
             endpoints.put_back(self.hook, name, change.before)
             if change.before

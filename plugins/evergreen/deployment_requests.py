@@ -87,8 +87,7 @@ def update_endpoint(plan: Plan, endpoint_config_name: str, alarm_names: list[str
         }
     else:
         routing = {
-            # Nothing is waited for between the steps of a single one.
-            "all_at_once": {"WaitIntervalInSeconds": 0},
+            "all_at_once": {},
             "canary": {"CanarySize": _size(deployment.canary_size)},
             "linear": {"LinearStepSize": _size(deployment.linear_step_size)},
         }

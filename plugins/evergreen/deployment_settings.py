@@ -132,18 +132,14 @@ class Deployment(Settings):
     maximum_batch_size: CapacitySize = CapacitySize(value=25)
     rollback_maximum_batch_size: CapacitySize | None = None
     wait_interval_in_seconds: int = Field(
-        default=300,
+        default=120,
         title="Wait, s",
-        description="In which the alarms watch the canary, or each step or batch.",
+        description="After the canary, each step or batch, and at the end: so long the alarms watch.",
         ge=0,
         le=3600,
     )
     termination_wait_in_seconds: int = Field(
-        default=0,
-        description="In which the alarms watch all of the new fleet while the old one is still there; not with policy "
-        "rolling.",
-        ge=0,
-        le=3600,
+        default=0, description="Before the old fleet is ended; not with policy rolling.", ge=0, le=3600
     )
     maximum_execution_timeout_in_seconds: int | None = Field(default=None, ge=600, le=28800)
     alarms: Alarms = Alarms()
@@ -165,23 +161,22 @@ class Deployment(Settings):
     @property
     def bakes(self) -> bool:
         """Whether an update has a time in which an alarm can roll it back."""
-        return self.waiting_seconds > 0 and self.alarms.count > 0
+        return self.wait_interval_in_seconds > 0 and self.alarms.count > 0
 
     @property
     def waiting_seconds(self) -> int:
         """For which an update waits in all."""
         match self.policy:
             case "all_at_once":
-                waits = 0
+                steps = 1
             case "canary":
-                waits = 1
+                steps = 2
             case "linear":
-                waits = math.ceil(100 / self.linear_step_size.percent(self.instance_count)) - 1
+                steps = math.ceil(100 / self.linear_step_size.percent(self.instance_count))
             case "rolling":
-                return self.wait_interval_in_seconds * math.ceil(
-                    100 / self.maximum_batch_size.percent(self.instance_count)
-                )
-        return waits * self.wait_interval_in_seconds + self.termination_wait_in_seconds
+                steps = math.ceil(100 / self.maximum_batch_size.percent(self.instance_count))
+        ending = 0 if self.policy == "rolling" else self.termination_wait_in_seconds
+        return steps * self.wait_interval_in_seconds + ending
 
     @model_validator(mode="after")
     def sizes_are_sagemakers(self) -> Self:

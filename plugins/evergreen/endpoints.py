@@ -1,6 +1,7 @@
 """What is serving now, and how to put it back."""
 
 import logging
+import re
 import time
 from typing import Any
 
@@ -13,6 +14,8 @@ from evergreen.deployment_requests import BEFORE_TAG
 
 log = logging.getLogger(__name__)
 
+# The line that ends a Python traceback.
+ERROR = re.compile(r"^[\w.]*(Error|Exception)\b")
 CHANGING = SageMakerHook.endpoint_non_terminal_states
 
 
@@ -58,7 +61,7 @@ def settle(hook: SageMakerHook, endpoint_name: str, timeout: float = 3600) -> di
                 f"{endpoint_name} is still {endpoint['EndpointStatus']} after {timeout:.0f} s"
             )
         log.info("%s is %s", endpoint_name, endpoint["EndpointStatus"])
-        time.sleep(2)
+        time.sleep(1)
     return endpoint
 
 
@@ -81,14 +84,23 @@ def mismatch(live: dict[str, Any] | None, endpoint_name: str, endpoint_config_na
         return None
     return (
         f"endpoint {endpoint_name} is {live['EndpointStatus']} with {live['EndpointConfigName']}, "
-        f"not InService with {endpoint_config_name}: {live.get('FailureReason', 'no reason given')}"
+        f"not InService with {endpoint_config_name}: {brief(live.get('FailureReason', 'no reason given'))}"
     )
 
 
-def last_words(aws_conn_id: str | None, endpoint_name: str, since: float) -> str | None:
-    """The last line of the log of the endpoint's newest instance; None when none has begun to log since then.
+def brief(reason: str) -> str:
+    """A reason without the middle of a traceback in it."""
+    lines = [line.strip() for line in reason.splitlines() if line.strip()]
+    return " … ".join([lines[0], lines[-1]]) if len(lines) > 1 else reason.strip()
 
-    :param since: seconds since the epoch.
+
+def last_words(
+    aws_conn_id: str | None, endpoint_name: str, since: float, *, error: bool = False
+) -> str | None:
+    """The last error in the log of the endpoint's newest instance, or its last line; None without a new log.
+
+    :param since: seconds since the epoch; older instances are others.
+    :param error: take no line that is none.
     """
     logs, group = AwsLogsHook(aws_conn_id=aws_conn_id).conn, f"/aws/sagemaker/Endpoints/{endpoint_name}"
     try:
@@ -99,13 +111,14 @@ def last_words(aws_conn_id: str | None, endpoint_name: str, since: float) -> str
         if not new:
             return None
         events = logs.get_log_events(
-            logGroupName=group, logStreamName=new[0]["logStreamName"], startFromHead=False, limit=20
+            logGroupName=group, logStreamName=new[0]["logStreamName"], startFromHead=False, limit=100
         )["events"]
     except ClientError as error:
         log.warning("reading the endpoint's log: %s", error)
         return None
     lines = [event["message"].strip() for event in events if event["message"].strip()]
-    return lines[-1] if lines else None
+    errors = [line for line in lines if ERROR.search(line)]
+    return next(reversed(errors if errors or error else lines), None)
 
 
 def restore(hook: SageMakerHook, endpoint_name: str, endpoint_config_name: str) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ ASSESSMENT = {
 }
 POLICIES: list[dict[str, Any]] = [
     {},
-    {"policy": "all_at_once", "termination_wait_in_seconds": 60},
+    {"policy": "all_at_once", "wait_interval_in_seconds": 0, "termination_wait_in_seconds": 60},
     {"policy": "canary", "canary_size": {"type": "INSTANCE_COUNT", "value": 1}, "instance_count": 3},
     {"policy": "linear", "maximum_execution_timeout_in_seconds": 1200},
     {"policy": "rolling", "rollback_maximum_batch_size": {"value": 100}},
@@ -68,7 +68,7 @@ def test_each_policy_is_passed_on_as_it_is_written() -> None:
         "TerminationWaitInSeconds": 0,
     }
     assert policy(policy="all_at_once") == {
-        "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 0},
+        "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 120},
         "TerminationWaitInSeconds": 0,
     }
     assert policy(policy="rolling", maximum_batch_size={"value": 20}, wait_interval_in_seconds=7) == {
@@ -88,7 +88,7 @@ def test_each_policy_is_passed_on_as_it_is_written() -> None:
         ({"wait_interval_in_seconds": 3601}, "less than or equal to 3600"),
         ({"maximum_execution_timeout_in_seconds": 599}, "greater than or equal to 600"),
         (
-            {"wait_interval_in_seconds": 600, "maximum_execution_timeout_in_seconds": 600},
+            {"wait_interval_in_seconds": 300, "maximum_execution_timeout_in_seconds": 600},
             "not above the 600 s that the update waits",
         ),
         (
@@ -145,8 +145,10 @@ def test_an_update_bakes_where_it_waits_for_alarms() -> None:
         return plan(deployment=given).pipeline.deployment
 
     assert deployment().bakes
-    assert deployment().waiting_seconds == 300
-    assert not deployment(policy="all_at_once").bakes
-    assert deployment(policy="all_at_once", termination_wait_in_seconds=30).bakes
-    assert deployment(policy="linear", wait_interval_in_seconds=10).waiting_seconds == 30
+    # The canary, and all of the new fleet.
+    assert deployment().waiting_seconds == 240
+    assert deployment(policy="all_at_once").bakes
+    assert not deployment(policy="all_at_once", wait_interval_in_seconds=0).bakes
+    linear = deployment(policy="linear", wait_interval_in_seconds=10, termination_wait_in_seconds=5)
+    assert linear.waiting_seconds == 45
     assert deployment(policy="rolling", wait_interval_in_seconds=10).waiting_seconds == 40
