@@ -13,6 +13,7 @@ not used.
 
 import importlib.util
 import io
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -101,7 +102,7 @@ class OnnxRuntime:
     """A session for each number of threads, since that is a session's for life."""
 
     def __init__(self, onnx: bytes, threads: Sequence[int]) -> None:
-        runtime = _installed("onnxruntime")
+        runtime = installed("onnxruntime")
         self._sessions = {}
         for number in sorted(set(threads)):
             options = runtime.SessionOptions()
@@ -123,7 +124,7 @@ class OpenVino:
     """A compiled network for each number of threads; a request of its own for each call, as calls come in threads."""
 
     def __init__(self, onnx: bytes, threads: Sequence[int]) -> None:
-        core = _installed("openvino").Core()
+        core = installed("openvino").Core()
         network = core.read_model(onnx, b"")
         self._compiled = {
             number: core.compile_model(
@@ -145,7 +146,7 @@ def export(network: nn.Module, example: Tensor) -> bytes:
 
     By torch's older exporter: the newer one takes ten times as long, 5 s for a ResNet18, and two more packages.
     """
-    _installed("onnx")
+    installed("onnx")
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -182,9 +183,13 @@ def _int8(model_dir: Path) -> bytes:
     return (folder / INT8_NETWORK).read_bytes()
 
 
-def _installed(name: str) -> Any:
+def installed(name: str) -> Any:
+    """The module. :raises BackendError: when there is none."""
     if importlib.util.find_spec(name) is None:
         raise BackendError(f"{name} is not installed")
+    # Since 1.29 it reports models and machines to Microsoft unless told not to before it is loaded:
+    # https://github.com/microsoft/onnxruntime/pull/27379
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     return importlib.import_module(name)
 
 

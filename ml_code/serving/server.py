@@ -31,6 +31,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
@@ -41,6 +42,8 @@ from serving.service import Service
 from serving.settings import Settings
 
 SHUTDOWN_S = 30
+# Longer than a load balancer keeps a connection, so that it is never the server who closes one just as it is used.
+KEEP_ALIVE_S = 75
 
 
 class Server(uvicorn.Server):
@@ -59,7 +62,12 @@ class Server(uvicorn.Server):
         loop.call_soon_threadsafe(loop.call_later, self._drain_s, super().handle_exit, sig, frame)
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
+    """:param argv: nothing, or `serve`, with which SageMaker starts an endpoint's container."""
+    if [*argv] not in ([], ["serve"]):
+        sys.exit(
+            f"serving.server: the argument is serve or none, not {' '.join(argv)}; the rest is environment variables"
+        )
     level = int(os.environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL") or logging.INFO)
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     settings, metrics = Settings.from_environment(), Metrics()
@@ -68,7 +76,7 @@ def main() -> None:
     endpoint = Endpoint(service, settings, metrics)
     config = uvicorn.Config(
         endpoint.app(), host=settings.host, port=settings.port, log_config=None, access_log=False,
-        timeout_graceful_shutdown=SHUTDOWN_S,
+        timeout_graceful_shutdown=SHUTDOWN_S, timeout_keep_alive=KEEP_ALIVE_S,
     )  # fmt: skip
     logging.info("serving %s on port %d by %s", settings.model_dir, settings.port, service.backend)
     try:
@@ -78,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

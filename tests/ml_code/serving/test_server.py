@@ -76,9 +76,9 @@ def request(
 
 
 @pytest.fixture(scope="module")
-def port(trained: TrainedModel) -> Generator[int]:
-    number = free_port()
-    process = start(trained.model, number)
+def port(trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Generator[int]:
+    number, home = free_port(), tmp_path_factory.mktemp("home")
+    process = start(trained.model, number, HOME=str(home))
     try:
         wait_until_ready(process, number)
         yield number
@@ -87,6 +87,9 @@ def port(trained: TrainedModel) -> Generator[int]:
         assert "Traceback" not in output
         # uvicorn raises the signal again once it has shut down, for whoever waits for the process.
         assert process.returncode in {0, -signal.SIGTERM}
+        assert "by onnxruntime" in output or "by eager" in output
+        # ONNX Runtime would keep what it wants to tell Microsoft there.
+        assert not (home / ".cache/Microsoft").exists()
     finally:
         process.kill()
         process.wait()
