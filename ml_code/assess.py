@@ -239,7 +239,11 @@ def _document(
             "run": context["run"],
             **{key: context.get(key) for key in _REPEATED},
             "importance": importance(context.get("tuning")),
-            "cost": with_assessment(context.get("cost"), round(sum(clock.seconds.values()), 1)),
+            "cost": with_assessment(
+                context.get("cost"),
+                round(sum(clock.seconds.values()), 1),
+                challenger.metrics["latency"]["images_per_second"],
+            ),
             "lineage": with_artefacts(
                 context.get("lineage"),
                 loaded.model.manifest,

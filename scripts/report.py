@@ -66,6 +66,10 @@ def report(job_name: str, client: Callable[[str], Any], test: str | None, output
         if champion and storage.fetch(champion["model_data"], folder / "champion/model.tar.gz"):
             arguments["champion"] = folder / "champion"
         arguments |= platform_outputs(storage, job, folder)
+        if sample := storage.read(f"{run_uri}/train-sample.manifest"):
+            first, *names = json.loads(sample)
+            if storage.fetch_all(first["prefix"], names, folder / "train-sample"):
+                arguments["train-sample"] = folder / "train-sample"
         arguments["context"].write_text(json.dumps(context))
         command = [str(ML), str(REPOSITORY / "ml_code/assess.py")]
         command += [text for name, value in arguments.items() for text in (f"--{name}", str(value))]

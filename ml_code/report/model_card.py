@@ -65,7 +65,7 @@ def _limits(metrics: Mapping[str, Any]) -> list[str]:
     limits = [
         f"The worst class is {worst}: {percent(row['recall'])} of its {row['count']} test images are right "
         f"({percent(metrics['confidence'], 0)} interval {percent(low)} to {percent(high)}).",
-        "Pictures that show none of the classes were not tested: a high probability does not prove that it shows one.",
+        _strangers(metrics["foreign"]),
     ]
     few = [row["class"] for row in metrics["per_class"] if row["count"] < _FEW_IMAGES]
     if few:
@@ -80,6 +80,15 @@ def _limits(metrics: Mapping[str, Any]) -> list[str]:
             f"{100 * weak['drop']:.1f} percentage points of accuracy."
         )
     return limits
+
+
+def _strangers(found: Mapping[str, Any]) -> str:
+    worst = min(found["kinds"], key=lambda kind: float(kind["auroc"]))
+    return (
+        f"It names a class for every picture. Of pictures of none of them ({worst['what']}) it answers "
+        f"{percent(worst['sure'])} with {percent(found['sure_from'], 0)} probability or more: a high probability does "
+        "not prove that a picture shows a class."
+    )
 
 
 def _reproduce(report: Mapping[str, Any]) -> dict[str, str]:

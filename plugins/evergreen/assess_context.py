@@ -66,6 +66,7 @@ def build(
             features,
             tuning,
             training,
+            (plan.pipeline.deployment.instance_type, plan.pipeline.deployment.instance_count),
             local=plan.local,
         ),
         "lineage": lineage.build(plan, dataset, code, previous, _links(plan, job, training)),

@@ -12,6 +12,8 @@ from pydantic import Field
 from evergreen.settings import Settings, check, read
 
 FILE = "prices.yaml"
+# 365 days, by the month.
+HOURS_A_MONTH = 730
 
 
 class Price(Settings):
@@ -49,6 +51,7 @@ def build(
     features: dict[str, Any] | None,
     tuning: dict[str, Any],
     training: dict[str, Any],
+    endpoint: tuple[str, int],
     *,
     local: bool,
 ) -> dict[str, Any]:
@@ -57,6 +60,7 @@ def build(
     :param instance_type: of every job.
     :param features: what extract_features returned.
     :param tuning: what tune returned; of a trial SageMaker bills the time between its start and its end.
+    :param endpoint: instance type and count of what serves the model.
     :param training: the described training job; with managed spot `BillableTimeInSeconds` is what is billed.
     """
     trials = tuning["TrainingJobs"]
@@ -84,6 +88,21 @@ def build(
         ),
         "stages": stages,
         "total": None,
+        "serving": _serving(prices, region, *endpoint),
+    }
+
+
+def _serving(prices: Prices, region: str, instance_type: str, instances: int) -> dict[str, Any]:
+    """What the endpoint costs, busy or not; `assess` adds what a thousand predictions cost at its speed."""
+    price = prices.find(instance_type, region)
+    rate = price.per_hour if price else None
+    return {
+        "instance_type": instance_type,
+        "instances": instances,
+        "rate_per_hour": rate,
+        "per_month": None if rate is None else round(rate * instances * HOURS_A_MONTH, 2),
+        "per_1000_predictions": None,
+        "reason": None if price else f"{FILE} has no price of {instance_type} in {region}",
     }
 
 

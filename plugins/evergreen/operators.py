@@ -279,9 +279,15 @@ class AssessOperator(PlannedJob, SageMakerProcessingOperator):
         self.s3.load_string(json.dumps(document, indent=1), context_uri, replace=True)
         self.config = requests.assess(
             plan, inputs["dataset"], inputs["code"], inputs["training"], self._archive(champion), context_uri,
-            self._platform_outputs(inputs["training"]["Training"]),
+            self._train_sample(inputs["dataset"]), self._platform_outputs(inputs["training"]["Training"]),
         )  # fmt: skip
         return self.run_job(context)
+
+    def _train_sample(self, dataset: dict[str, Any]) -> str:
+        uri = f"{self.plan.run_uri}/train-sample.manifest"
+        manifest = json.loads(self.s3.read_key(dataset["manifests"]["train"]))
+        self.s3.load_string(json.dumps(requests.train_sample(manifest)), uri, replace=True)
+        return uri
 
     def _archive(self, champion: dict[str, Any] | None) -> str | None:
         """The champion's archive, when it is there: an input that is not would fail the job, and the report be lost."""

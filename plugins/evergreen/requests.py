@@ -4,6 +4,7 @@ Each returns the keyword arguments of one boto3 call, without the job's name (th
 retry may need the next one) and with `RoleArn` as the plan has it (the provider expands a name to an ARN).
 """
 
+import math
 from typing import Any
 
 from evergreen import debugger
@@ -14,6 +15,8 @@ Request = dict[str, Any]
 PROCESSING = "/opt/ml/processing"
 CHECKPOINTS = "/opt/ml/checkpoints"
 OBJECTIVES = {"validation_loss": "Minimize", "validation_accuracy": "Maximize"}
+# What assess looks at of the training split: as many as it takes of each split.
+TRAIN_SAMPLE = 500
 _NUMBER = r"([0-9.eE+-]+)"
 METRICS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
@@ -72,20 +75,24 @@ def assess(
     training: dict[str, Any],
     champion_archive: str | None,
     context_uri: str,
+    train_sample_uri: str,
     platform_outputs: dict[str, str] | None = None,
 ) -> Request:
     """CreateProcessingJob: rules, test-set evaluation against the champion, report.
 
     :param champion_archive: None when nothing serves, and when the archive of what serves is gone.
+    :param train_sample_uri: the manifest that `train_sample` made.
     :param platform_outputs: `debug-output` and `profiler-output` → where SageMaker put them, in managed mode.
     """
     model_data = training["Training"]["ModelArtifacts"]["S3ModelArtifacts"]
-    arguments = {name: f"{PROCESSING}/input/{name}" for name in ("model", "training-output", "test")}
+    names = ("model", "training-output", "test", "train-sample")
+    arguments = {name: f"{PROCESSING}/input/{name}" for name in names}
     arguments |= {"context": f"{PROCESSING}/input/context/context.json", "output": f"{PROCESSING}/output"}
     inputs = [
         _input("model", model_data),
         _input("training-output", f"{model_data.rpartition('/')[0]}/output.tar.gz"),
         _input("test", dataset["manifests"]["test"], manifest=True),
+        _input("train-sample", train_sample_uri, manifest=True),
         _input("context", context_uri),
     ]
     optional = {"champion": champion_archive} if champion_archive else {}
@@ -93,6 +100,13 @@ def assess(
         arguments[name] = f"{PROCESSING}/input/{name}"
         inputs.append(_input(name, uri))
     return _processing(plan, code, "assess.py", arguments, inputs, {"report": assess_uri(plan)})
+
+
+def train_sample(manifest: list[Any]) -> list[Any]:
+    """A ManifestFile of at most 500 of another's files, evenly: what the test split is compared with."""
+    prefix, *files = manifest
+    step = max(1, math.ceil(len(files) / TRAIN_SAMPLE))
+    return [prefix, *files[::step]]
 
 
 def assess_uri(plan: Plan) -> str:

@@ -309,6 +309,12 @@ class Assess(Settings):
         description="What a few answers rest on, and whether that is to be believed. 'clarify' also writes them as "
         "SageMaker Clarify does.",
     )
+    licence: str | None = Field(
+        default=None, description="Of model, data and weights, for the model card.", min_length=1
+    )
+    contact: str | None = Field(
+        default=None, description="Whom to ask about the model, for the model card.", min_length=1
+    )
 
 
 def approval(value: Any) -> Any:

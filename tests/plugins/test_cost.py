@@ -28,7 +28,7 @@ TRAINING = {
 def stages(**changes: Any) -> dict[str, dict[str, Any]]:
     given = {
         "prices": PRICES, "region": "here", "instance_type": "ml.x", "features": FEATURES, "tuning": TUNING,
-        "training": TRAINING, "local": False,
+        "training": TRAINING, "endpoint": ("ml.x", 2), "local": False,
     }  # fmt: skip
     return {stage["stage"]: stage for stage in cost.build(**{**given, **changes})["stages"]}
 
@@ -64,14 +64,19 @@ def test_managed_spot_is_what_is_billed() -> None:
 
 
 def test_the_source_says_whether_anybody_has_checked_the_rate() -> None:
-    known = cost.build(PRICES, "here", "ml.x", FEATURES, TUNING, TRAINING, local=True)
+    known = cost.build(PRICES, "here", "ml.x", FEATURES, TUNING, TRAINING, ("ml.x", 2), local=True)
     assert known["source"] == "prices.yaml: the contract; ml.x in here, looked up on 2026-11-01"
     assert known["currency"] == "EUR"
     assert "nothing is billed" in known["note"]
     shipped = cost.load(REPOSITORY / "dags")
-    unchecked = cost.build(shipped, "us-east-1", "ml.m5.xlarge", FEATURES, TUNING, TRAINING, local=False)
+    unchecked = cost.build(
+        shipped, "us-east-1", "ml.m5.xlarge", FEATURES, TUNING, TRAINING, ("ml.y", 1), local=False
+    )
     assert unchecked["source"].endswith("ml.m5.xlarge in us-east-1, not checked by anybody")
     assert unchecked["note"] is None
+    assert (known["serving"]["per_month"], known["serving"]["reason"]) == (5256.0, None)
+    assert unchecked["serving"]["per_month"] is None
+    assert unchecked["serving"]["reason"] == "prices.yaml has no price of ml.y in us-east-1"
 
 
 def test_a_table_that_is_wrong_says_where_and_one_that_is_not_there_is_empty(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def valid(operation: str, request: dict[str, Any], service: str = "sagemaker") -
          | requests.extract_features(plan(), DATASET, CODE, WEIGHTS, DATASET["manifests"], "s3://b/f")),
         ("CreateProcessingJob", {"ProcessingJobName": "n"} | requests.fetch_weights(plan(), CODE, "s3://b/w")),
         ("CreateProcessingJob", {"ProcessingJobName": "n"}
-         | requests.assess(plan(), DATASET, CODE, TRAINING, CHAMPION["model_data"], "s3://b/context.json")),
+         | requests.assess(plan(), DATASET, CODE, TRAINING, CHAMPION["model_data"], "s3://b/context.json", "s3://b/sample")),
         ("CreateHyperParameterTuningJob", {"HyperParameterTuningJobName": "n"}
          | requests.tune(plan(), DATASET, FEATURES, CODE)),
         ("CreateTrainingJob", {"TrainingJobName": "n"} | requests.retrain(plan(), DATASET, FEATURES, CODE, TUNING)),
@@ -90,6 +90,14 @@ def test_no_training_job_sees_the_test_split(features: dict[str, Any] | None) ->
     assert tune["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]["MetricName"].startswith(
         "validation"
     )
+
+
+def test_the_sample_of_training_images_is_spread_over_all_of_them() -> None:
+    files = [f"{number % 7}/{number}.jpg" for number in range(1257)]
+    prefix, *sample = requests.train_sample([{"prefix": "s3://b/d/train/"}, *files])
+    assert prefix == {"prefix": "s3://b/d/train/"}
+    assert sample == files[::3]
+    assert requests.train_sample([prefix, *files[:4]])[1:] == files[:4]
 
 
 def test_the_learning_rate_is_searched_on_a_log_scale() -> None:
