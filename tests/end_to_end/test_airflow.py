@@ -13,11 +13,12 @@ from urllib.parse import quote
 import psutil
 import pytest
 
+from evergreen.deployment_requests import BEFORE_TAG
 from scripts import stack as verbs
 from scripts.airflow_rest import Run, trigger
 from scripts.local_stack import BUCKET, REGION, REPOSITORY, Stack, wait_for
 
-DAG = "retrain_digits"
+DAG, ENDPOINT = "retrain_digits", "evergreen-digits"
 TOPIC = f"arn:aws:sns:{REGION}:000000000000:told"
 
 
@@ -80,6 +81,7 @@ def test_a_run_survives_a_kill_asks_a_person_and_predicts_the_batch(airflow: Sta
     check_report_page(run)
     check_other_pages(airflow, run)
     assert batch_answers(airflow) == 360
+    check_package(airflow)
     check_messages(airflow)
     check_the_report_of_the_command_line(airflow, run)
 
@@ -96,6 +98,15 @@ def approve(airflow: Stack, run: Run) -> None:
     wait_for("the scheduler's note of the question", lambda: seen in log.read_text(errors="replace"), 120)
     time.sleep(1)
     run.approve("approve")
+
+
+def check_package(stack: Stack) -> None:
+    """The model registry knows who approved."""
+    sagemaker = stack.cloud().client("sagemaker")
+    (package,) = sagemaker.list_model_packages(ModelPackageGroupName=ENDPOINT)["ModelPackageSummaryList"]
+    described = sagemaker.describe_model_package(ModelPackageName=package["ModelPackageArn"])
+    assert described["ModelApprovalStatus"] == "Approved"
+    assert described["ApprovalDescription"].startswith(f"Approved by {stack.login()[0]} in run ")
 
 
 def check_report_page(run: Run) -> None:
@@ -176,6 +187,20 @@ def batch_answers(stack: Stack) -> int:
     )
     keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
     return len([key for key in keys if "/batch/" in key and key.endswith(".out")])
+
+
+def test_a_rollback_is_one_trigger(airflow: Stack) -> None:
+    """After the run before it: a second configuration of its model is put into service, which came after the first."""
+    sagemaker = airflow.cloud().client("sagemaker")
+    first = sagemaker.describe_endpoint(EndpointName=ENDPOINT)["EndpointConfigName"]
+    variants = sagemaker.describe_endpoint_config(EndpointConfigName=first)["ProductionVariants"]
+    before = [{"Key": BEFORE_TAG, "Value": first}]
+    sagemaker.create_endpoint_config(EndpointConfigName="second", ProductionVariants=variants, Tags=before)
+    sagemaker.update_endpoint(EndpointName=ENDPOINT, EndpointConfigName="second")
+    sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=ENDPOINT, WaiterConfig={"Delay": 1})
+    run = trigger(airflow, "rollback", {"pipeline": "digits"})
+    assert run.wait(120) == "success"
+    assert sagemaker.describe_endpoint(EndpointName=ENDPOINT)["EndpointConfigName"] == first
 
 
 def test_down_leaves_no_process_behind(airflow: Stack) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +13,11 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from PIL import Image, ImageDraw
 
-from evergreen.deployment import VerifyEndpointOperator
+from evergreen.batch import BatchPredictOperator
+from evergreen.deployment import EndpointOperator, VerifyEndpointOperator
 from evergreen.plan import Plan
 from evergreen.settings import read, validate
-from scripts.local_stack import BUCKET, REPOSITORY, Stack
+from scripts.local_stack import BUCKET, REPOSITORY, Cloud, Stack
 
 # An operator run without Airflow's task runner says so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*outside of the Task Runner")
@@ -112,49 +115,133 @@ def check_managed_rules(stack: Stack, told: dict[str, Any]) -> None:
     assert vanishing["tensor"].startswith("gradient/Tail_fc.")
 
 
-def test_an_endpoint_that_disagrees_gets_its_previous_configuration_back(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After the tests before it: two configurations were deployed; doubt the second."""
+@dataclass(frozen=True)
+class Deployed:
+    """What the runs of the tests before have left: two configurations, one of them in service."""
+
+    cloud: Cloud
+    name: str
+    live: str
+    other: str
+    runs: tuple[str, ...]
+    """Addresses of their folders, the first run's first."""
+
+    def serving(self) -> str:
+        described = self.cloud.client("sagemaker").describe_endpoint(EndpointName=self.name)
+        assert described["EndpointStatus"] == "InService"
+        return str(described["EndpointConfigName"])
+
+    def doubted(self) -> dict[str, Any]:
+        """What assess returned for the first run, with other answers than its model gives."""
+        s3, folder = self.cloud.client("s3"), f"{self.runs[0].removeprefix(f's3://{BUCKET}/')}/assess"
+        rows = json.loads(s3.get_object(Bucket=BUCKET, Key=f"{folder}/smoke/smoke.json")["Body"].read())
+        for row in rows:
+            copied = {"Bucket": BUCKET, "Key": f"{folder}/smoke/{row['file']}"}
+            s3.copy_object(Bucket=BUCKET, Key=f"doubt/smoke/{row['file']}", CopySource=copied)
+            row["probability"] = 0.5
+        s3.put_object(Bucket=BUCKET, Key="doubt/smoke/smoke.json", Body=json.dumps(rows))
+        report = json.loads(s3.get_object(Bucket=BUCKET, Key=f"{folder}/report.json")["Body"].read())
+        version = report["model"]["version"]
+        return {
+            "uri": f"s3://{BUCKET}/doubt",
+            "champion": {"endpoint_config": self.live},
+            "model_version": version,
+        }
+
+
+@pytest.fixture
+def deployed(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Deployed:
     cloud = stack.cloud()
     environment = stack.airflow_environment(cloud)
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", environment["AIRFLOW_CONN_AWS_DEFAULT"])
-    sagemaker, s3 = cloud.client("sagemaker"), cloud.client("s3")
+    sagemaker = cloud.client("sagemaker")
     (endpoint,) = sagemaker.list_endpoints(NameContains="digits")["Endpoints"]
     name = endpoint["EndpointName"]
     live = sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"]
     configs = sagemaker.list_endpoint_configs(NameContains=f"{name}-")["EndpointConfigs"]
-    (previous,) = {config["EndpointConfigName"] for config in configs} - {live}
-
-    # What assess wrote for the first run, with the answers changed.
-    found = s3.list_objects_v2(Bucket=BUCKET, Prefix="evergreen/digits/runs/")["Contents"]
-    smoke = next(item["Key"] for item in found if item["Key"].endswith("smoke/smoke.json"))
-    expected = json.loads(s3.get_object(Bucket=BUCKET, Key=smoke)["Body"].read())
-    folder = smoke.removesuffix("smoke.json")
-    for answer in expected:
-        copied = {"Bucket": BUCKET, "Key": folder + answer["file"]}
-        s3.copy_object(Bucket=BUCKET, Key=f"doubt/smoke/{answer['file']}", CopySource=copied)
-        answer["probability"] = 0.5
-    s3.put_object(Bucket=BUCKET, Key="doubt/smoke/smoke.json", Body=json.dumps(expected))
-
-    assessment = {
-        "uri": f"s3://{BUCKET}/doubt", "champion": {"endpoint_config": previous}, "model_version": None
-    }  # fmt: skip
-    returned = {"plan": plan_of("digits"), "config": live, "assess": assessment}
-    verify = VerifyEndpointOperator(
-        task_id="verify", inputs={"endpoint_config_name": "config", "assessment": "assess"}
-    )
-    with pytest.raises(AirflowFailException, match=rf"the model offline .*; {previous} serves again"):
-        verify.execute({"ti": SimpleNamespace(xcom_pull=lambda task_ids: returned[task_ids])})
-    assert sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"] == previous
+    (other,) = {config["EndpointConfigName"] for config in configs} - {live}
+    models = sagemaker.list_models(NameContains=f"{name}-", SortBy="CreationTime", SortOrder="Ascending")
+    archives = [
+        sagemaker.describe_model(ModelName=model["ModelName"])["PrimaryContainer"]["ModelDataUrl"]
+        for model in models["Models"]
+    ]
+    return Deployed(cloud, name, live, other, tuple(uri.partition("/jobs/")[0] for uri in archives))
 
 
-def plan_of(pipeline: str) -> dict[str, Any]:
-    settings = validate(read(REPOSITORY / f"dags/pipelines/{pipeline}.yaml"), pipeline)
+def context(**returned: Any) -> Any:
+    """What a task is given, with what the tasks before it returned."""
+    return {"ti": SimpleNamespace(
+        dag_id="retrain_digits", run_id="r", task_id="t", map_index=-1,
+        xcom_pull=lambda task_ids: returned[task_ids],
+    )}  # fmt: skip
+
+
+def plan_of(pipeline: str, **deployment: Any) -> dict[str, Any]:
+    document = read(REPOSITORY / f"dags/pipelines/{pipeline}.yaml")
+    settings = validate({**document, "deployment": deployment}, pipeline)
     return Plan(
         dag_id=f"retrain_{pipeline}", run_id="r", run_type="manual", started_at="", pipeline_name=pipeline,
-        pipeline=settings, bucket=BUCKET, role="r", training_image="i", inference_image="i",
+        pipeline=settings, bucket=BUCKET, role="r", training_image="i", inference_image="i", local=True,
     ).to_xcom()  # fmt: skip
+
+
+SERVING = {"endpoint_config_name": "config", "assessment": "assess"}
+
+
+def test_a_canary_that_answers_otherwise_is_rolled_back_by_its_alarm(deployed: Deployed) -> None:
+    plan = plan_of("digits", canary_size={"value": 50}, wait_interval_in_seconds=30)
+    operator = EndpointOperator(task_id="endpoint", inputs=SERVING)
+    reason = (
+        rf"{deployed.name} is InService with {deployed.live}, not InService with {deployed.other}: .*"
+        rf"{deployed.name}-InvalidAnswers.*the model offline .*; {deployed.live} serves again$"
+    )
+    with pytest.raises(AirflowFailException, match=reason):
+        operator.execute(context(plan=plan, config=deployed.other, assess=deployed.doubted()))
+    assert deployed.serving() == deployed.live
+
+
+def test_a_rollback_is_one_command_which_may_be_repeated(stack: Stack, deployed: Deployed) -> None:
+    def roll_back() -> str:
+        command = [sys.executable, "-m", "scripts.rollback", "digits", "--var", str(stack.var)]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    sentence = roll_back()
+    assert sentence.startswith(f"{deployed.other} serves again, in place of {deployed.live}; ")
+    assert sentence.endswith("test images are answered as the report has them")
+    assert deployed.serving() == deployed.other
+    assert roll_back() == f"{deployed.other} serves already, since {deployed.live} was rolled back"
+    assert deployed.serving() == deployed.other
+
+
+def test_an_endpoint_that_disagrees_gets_its_previous_configuration_back(deployed: Deployed) -> None:
+    assessment = {**deployed.doubted(), "champion": {"endpoint_config": deployed.other}}
+    verify = VerifyEndpointOperator(task_id="verify", inputs=SERVING)
+    with pytest.raises(AirflowFailException, match=rf"the model offline .*; {deployed.other} serves again"):
+        verify.execute(context(plan=plan_of("digits"), config=deployed.live, assess=assessment))
+    assert deployed.serving() == deployed.other
+
+
+def test_a_transform_job_over_lines_of_many_images_answers_as_the_report(deployed: Deployed) -> None:
+    sagemaker = deployed.cloud.client("sagemaker")
+    models = sagemaker.list_models(
+        NameContains=f"{deployed.name}-", SortBy="CreationTime", SortOrder="Ascending"
+    )
+    plan = plan_of("digits", batch_predict=True, transform={"split_type": "Line", "max_payload_in_mb": 1})
+    batch = BatchPredictOperator(
+        task_id="batch", inputs={"dataset": "dataset", "model_name": "model", "assessment": "assess"}
+    )
+    returned = batch.execute(
+        context(
+            plan=plan,
+            dataset={"uri": f"s3://{BUCKET}/evergreen/digits/dataset"},
+            model=models["Models"][0]["ModelName"],
+            assess={"uri": f"{deployed.runs[0]}/assess"},
+        )
+    )
+    assert returned["batch"]["images"] == 360
+    assert returned["batch"]["largest_difference"] <= 0.001
 
 
 def shapes(folder: Path) -> None:
