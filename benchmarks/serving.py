@@ -49,6 +49,7 @@ READY_S = 120
 class Server:
     def __init__(self, name: str, url: str, process: subprocess.Popen[bytes]) -> None:
         self.name, self.url = name, url
+        self.pid = process.pid
         self._process = psutil.Process(process.pid)
 
     def load(self, way: str, number: float, requests: int, image: Path) -> dict[str, Any]:
@@ -63,6 +64,9 @@ class Server:
             raise RuntimeError(f"{self.name} answered {said['statuses']}")
         return said | {"server_cpu_ms": 1000 * (self._cpu() - before) / requests}
 
+    def healthy(self) -> bool:
+        return _answers(self.url.replace("/invocations", "/ping"))
+
     def _cpu(self) -> float:
         processes = [self._process, *self._process.children(recursive=True)]
         return sum(sum(process.cpu_times()[:2]) for process in processes)
@@ -75,9 +79,9 @@ def run() -> dict[str, Any]:
         image, disagreements = _prepare(folder)
         limits = _Limits(stack, folder, image)
         servers = [
-            stack.enter_context(_ours(folder / "model", "float32", folder)),
+            stack.enter_context(ours(folder / "model", "float32", folder)),
             stack.enter_context(_flask(folder / "model", folder)),
-            stack.enter_context(_ours(folder / "int8", "int8", folder)),
+            stack.enter_context(ours(folder / "int8", "int8", folder)),
         ]
         try:
             servers.append(stack.enter_context(_torchserve(folder)))
@@ -203,13 +207,13 @@ def _install() -> None:
 
 def _ml(*arguments: str) -> str:
     command = [str(ML), "-W", "ignore", "-m", *arguments]
-    environment = {**os.environ, "PYTHONPATH": _path()}
+    environment = {**os.environ, "PYTHONPATH": ml_path()}
     return subprocess.run(
         command, cwd=REPOSITORY, env=environment, check=True, stdout=subprocess.PIPE, text=True
     ).stdout
 
 
-def _path() -> str:
+def ml_path() -> str:
     return f"{REPOSITORY}:{REPOSITORY / 'ml_code'}"
 
 
@@ -217,8 +221,8 @@ def _prepare(folder: Path) -> tuple[Path, float]:
     """An image, and the share of others that int8 answers otherwise."""
     _ml("benchmarks.ml.photographs", str(folder / "photographs"), "0", "0", "160")
     photographs = folder / "photographs/test"
-    _ml("benchmarks.ml.serving_model", ARCH, str(folder / "model"))
-    said = json.loads(_ml("benchmarks.ml.serving_model", ARCH, str(folder / "int8"), str(photographs)))
+    _ml("benchmarks.ml.serving_model", ARCH, str(folder / "model"), "224")
+    said = json.loads(_ml("benchmarks.ml.serving_model", ARCH, str(folder / "int8"), "224", str(photographs)))
     return next(photographs.rglob("*.jpg")), said["disagreements"] / said["images"]
 
 
@@ -228,7 +232,7 @@ class _Limits:
     def __init__(self, stack: contextlib.ExitStack, folder: Path, image: Path) -> None:
         command = [str(ML), "-m", "benchmarks.ml.serving_limit", str(folder / "model"), str(image)]
         self._process = subprocess.Popen(
-            command, cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": _path(), "OMP_WAIT_POLICY": "PASSIVE"},
+            command, cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": ml_path(), "OMP_WAIT_POLICY": "PASSIVE"},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         stack.callback(self._end)
@@ -286,10 +290,10 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _ours(model: Path, name: str, folder: Path) -> contextlib.AbstractContextManager[Server]:
+def ours(model: Path, name: str, folder: Path) -> contextlib.AbstractContextManager[Server]:
     port = _free_port()
     environment = {
-        "PYTHONPATH": _path(),
+        "PYTHONPATH": ml_path(),
         "SM_MODEL_DIR": str(model),
         "SAGEMAKER_BIND_TO_PORT": str(port),
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -308,7 +312,7 @@ def _flask(model: Path, folder: Path) -> contextlib.AbstractContextManager[Serve
         f"127.0.0.1:{port}", "benchmarks.ml.serving_flask:app",
     ]  # fmt: skip
     url = f"http://127.0.0.1:{port}"
-    environment = {"PYTHONPATH": _path(), "MODEL": str(model)}
+    environment = {"PYTHONPATH": ml_path(), "MODEL": str(model)}
     return _started("usual", command, f"{url}/ping", f"{url}/invocations", environment, folder / "usual.log")
 
 

@@ -1,6 +1,6 @@
-"""A model archive of the size that the benchmarks serve: 133 classes, 224 pixels, random weights.
+"""A model archive that the benchmarks serve: 133 classes, random weights, SIZE pixels.
 
-    PYTHONPATH=.:ml_code python -m benchmarks.ml.serving_model ARCH FOLDER [IMAGES]
+    PYTHONPATH=.:ml_code python -m benchmarks.ml.serving_model ARCH FOLDER SIZE [IMAGES]
 
 With a folder of images it has an int8 network too, whatever its accuracy (a random network has none to lose): what is
 printed, JSON, says how many of the images it answers otherwise.
@@ -22,7 +22,7 @@ from serving.quantization import quantize
 CLASSES = 133
 
 
-def main(arch: str, folder: str, images: str = "") -> None:
+def main(arch: str, folder: str, size: str, images: str = "") -> None:
     torch.manual_seed(0)
     network = assemble(architectures.build(arch), arch, "fc", CLASSES)
     manifest = {
@@ -30,7 +30,7 @@ def main(arch: str, folder: str, images: str = "") -> None:
         "tail": "fc",
         "weights": "none",
         "classes": [f"class-{number:03}" for number in range(CLASSES)],
-        "preprocessing": Preprocessing(224, 256).to_dict(),
+        "preprocessing": Preprocessing(int(size), int(size) * 8 // 7).to_dict(),
         "job": "benchmark",
     }
     save_model(Path(folder), network, manifest)

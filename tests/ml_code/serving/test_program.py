@@ -1,57 +1,17 @@
 """A user's inference.py in the archive: any of the functions, over real HTTP."""
 
-import http.client
 import json
 import sys
-import threading
-import time
 from base64 import b64encode
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import uvicorn
 
-from serving.app import Endpoint
-from serving.metrics import Metrics
 from serving.program import Program, ProgramError
-from serving.service import Service
 from serving.settings import Settings
 from tests.ml_code.conftest import TrainedModel
-
-Ask = Callable[[bytes, str, str], tuple[int, str, bytes]]
-
-
-@contextmanager
-def served(settings: Settings) -> Generator[Ask]:
-    """`ask(body, content type, accept)` -> status, content type, body."""
-    metrics = Metrics()
-    service = Service(settings, metrics)
-    app = Endpoint(service, settings, metrics).app()
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-
-    def ask(body: bytes, content_type: str = "text/plain", accept: str = "") -> tuple[int, str, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        try:
-            headers = {"Content-Type": content_type, "Accept": accept}
-            connection.request("POST", "/invocations", body, headers)
-            response = connection.getresponse()
-            return response.status, response.headers["content-type"], response.read()
-        finally:
-            connection.close()
-
-    try:
-        yield ask
-    finally:
-        server.should_exit = True
-        thread.join()
-        service.close()
+from tests.ml_code.serving.served import served
 
 
 @pytest.fixture
