@@ -22,6 +22,7 @@ from local_sagemaker.api.protocol import ACCOUNT, ApiError, Document, Protocol
 from local_sagemaker.api.wire import answer, body_of, error_response
 from local_sagemaker.aws.s3 import TransferError
 from local_sagemaker.cloud import Cloud
+from local_sagemaker.serving.fleet import Chosen
 from local_sagemaker.serving.router import PREFIX, Router, model_failure
 
 log = logging.getLogger(__name__)
@@ -178,18 +179,21 @@ class AsyncInvocations:
         name = waiting["EndpointName"]
         try:
             with self._router.server(name) as chosen:
-                url = f"http://127.0.0.1:{chosen.server.port}/invocations"
+                url, asked = f"http://127.0.0.1:{chosen.server.port}/invocations", time.perf_counter()
                 try:
                     response = self._client.post(url, content=content, headers=headers, timeout=timeout)
+                    self._count(chosen, response.status_code, asked)
                 except httpx.ConnectError:
                     chosen.server.ready.clear()
                     raise
                 except httpx.TimeoutException as error:
+                    self._count(chosen, 0, asked)
                     sentence = (
                         "Your invocation timed out while waiting for a response from container primary."
                     )
                     raise FailedError(model_failure(name, 0, sentence)) from error
                 except httpx.TransportError as error:
+                    self._count(chosen, 503, asked)
                     text = f"{type(error).__name__}: {error}"
                     raise FailedError(model_failure(name, 503, text)) from error
         except ApiError:
@@ -197,6 +201,10 @@ class AsyncInvocations:
         if response.status_code >= 400:
             raise FailedError(model_failure(name, response.status_code, response.text))
         return response
+
+    def _count(self, chosen: Chosen, status: int, asked: float) -> None:
+        seconds = time.perf_counter() - asked
+        self._router.metrics.add(chosen.key, status, seconds, seconds)
 
 
 class _Lane:

@@ -104,6 +104,17 @@ CHEAP = (TRAINING, PROCESSING, MODEL, CONFIG, GROUP)
 IN_PROGRESS = {"InProgress", "Stopping"}
 COMMANDS = (["/bin/sh", "-c", "exit 0"], ["/bin/sh", "-c", "exit 3"], ["/bin/sh", "-c", "sleep 1"])
 TAG = {"Key": "purpose", "Value": "surface"}
+DEPLOYMENT: Json = {
+    "BlueGreenUpdatePolicy": {
+        "TrafficRoutingConfiguration": {
+            "Type": "CANARY",
+            "WaitIntervalInSeconds": 1,
+            "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": 10},
+        },
+        "TerminationWaitInSeconds": 0,
+        "MaximumExecutionTimeoutInSeconds": 600,
+    }
+}
 VERBS = st.sampled_from(["Create", "Create", "Describe", "List", "Stop", "Delete"])
 LETTERS = st.sampled_from("ab")
 
@@ -125,7 +136,7 @@ class Requests:
             TUNING: self._tuning,
             MODEL: self._model,
             CONFIG: lambda: self._config(model),
-            ENDPOINT: lambda: {"EndpointConfigName": config},
+            ENDPOINT: lambda: {"EndpointConfigName": config, "DeploymentConfig": DEPLOYMENT},
             GROUP: lambda: {"ModelPackageGroupDescription": "of the surface"},
         }
         return copy.deepcopy({kind.name: name, **members[kind](), "Tags": [TAG]})
@@ -219,7 +230,13 @@ class Requests:
             "InstanceType": "ml.m5.large",
             "InitialVariantWeight": 1.0,
         }
-        return {"ProductionVariants": [variant]}
+        capture = {
+            "EnableCapture": True,
+            "InitialSamplingPercentage": 50,
+            "DestinationS3Uri": f"s3://{BUCKET}/surface/captured",
+            "CaptureOptions": [{"CaptureMode": "Input"}],
+        }
+        return {"ProductionVariants": [variant], "DataCaptureConfig": capture}
 
     def package(self, group: str) -> Json:
         container = {"Image": SERVING, "ModelDataUrl": self.model_data}
@@ -481,7 +498,7 @@ class Surface(RuleBasedStateMachine):
     def update_endpoint(self, letter: str, wait: bool) -> None:
         name, config = self.name(ENDPOINT, letter), self.name(CONFIG, letter)
         before = self.settled(ENDPOINT, name) if wait else None
-        request = {"EndpointName": name, "EndpointConfigName": config}
+        request = {"EndpointName": name, "EndpointConfigName": config, "RetainDeploymentConfig": not wait}
         code, answer = self.wire.call("UpdateEndpoint", request)
         possible = name in self.there[ENDPOINT] and config in self.there[CONFIG]
         if not possible or self.there[CONFIG][config]["model"] not in self.there[MODEL]:
@@ -629,7 +646,6 @@ class Surface(RuleBasedStateMachine):
             "NestedPropertyName": "InputDataConfig",
             "Filters": [{"Name": "InputDataConfig.ChannelName", "Operator": "Equals", "Value": "train"}],
         }
-        policy: Json = {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 1}
         requests: dict[str, Json] = {
             "Search": {
                 "Resource": "TrainingJob",
@@ -651,7 +667,10 @@ class Surface(RuleBasedStateMachine):
                 "EndpointConfigName": "missing",
                 "RetainAllVariantProperties": True,
                 "ExcludeRetainedVariantProperties": [{"VariantPropertyType": "DesiredWeight"}],
-                "DeploymentConfig": {"BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": policy}},
+                "DeploymentConfig": {
+                    **DEPLOYMENT,
+                    "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": "missing"}]},
+                },
             },
             "UpdateEndpointWeightsAndCapacities": {
                 "EndpointName": "missing",
