@@ -16,7 +16,7 @@ from rules.profiler.profile import Profile
 from rules.verdict import NotEvaluatedError, Status, Verdict, build_rule
 
 # Each is a frozen dataclass whose fields are the rule's parameters. Its `check(tensors)`, or `check(profile)`, returns
-# a Finding, or raises NotEvaluatedError when what there is does not tell.
+# a Finding, or raises NotEvaluatedError when what there is does not tell. `unit` is that of the finding's value.
 RULES: dict[str, type[Any]] = {rule.__name__: rule for rule in (*DEBUG_RULES, *PROFILER_RULES)}
 _PROFILER_NAMES = {rule.__name__ for rule in PROFILER_RULES}
 
@@ -84,6 +84,7 @@ def _verdict(name: str, settings: Mapping[str, Any], source: Callable[[], Any]) 
         given,
         found.recommendation,
         found.plot,
+        getattr(rule, "unit", None),
     )
 
 

@@ -51,7 +51,7 @@ class Plot:
 class Finding:
     """What one rule found.
 
-    `value` is the number held against `threshold`, in the unit that `detail` names; `step` is the
+    `value` is the number held against `threshold`, in the rule's `unit`; `step` is the
     mode-local step and `tensor` the smdebug tensor name at which the value was seen. `recommendation` says what
     to do about an issue and is empty without one.
     """
@@ -81,6 +81,8 @@ class Verdict:
     parameters: Mapping[str, float | int | str | None]
     recommendation: str = ""
     plot: Plot | None = None
+    unit: str | None = None
+    """Of value and threshold; None for what has none, such as a ratio."""
 
     def as_json(self) -> dict[str, Any]:
         """The verdict as JSON values; a number that is not finite becomes null (the detail says why)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ class DeadRelu:
     of one image; so a ReLU that dies later is seen then.
     """
 
+    unit: ClassVar[str] = "%"
     tensor_regex: str = ".*relu_output"
     threshold_inactivity: float = 1.0
     threshold_layer: float = 50.0
@@ -59,6 +61,7 @@ class SaturatedActivation:
     lie outside.
     """
 
+    unit: ClassVar[str] = "%"
     collection_names: str | None = None
     tensor_regex: str = ".*tanh_input|.*sigmoid_input"
     threshold_tanh_min: float = -9.4999

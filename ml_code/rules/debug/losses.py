@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rules.debug.plots import by_step
 from rules.debug.saved_tensors import LOSS_REGEX, EvaluationPass, Mode, Point, SavedTensors, evaluation_passes
@@ -42,6 +43,7 @@ class LossNotDecreasing:
     enough steps is judged. A `num_steps` of 10 is cut where no loss was saved over so many steps.
     """
 
+    unit: ClassVar[str] = "%"
     collection_names: str | None = None
     tensor_regex: str | None = None
     use_losses_collection: bool = True

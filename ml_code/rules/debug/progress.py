@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rules.debug.saved_tensors import SavedTensors
 from rules.verdict import Finding, NotEvaluatedError, Plot, Series
@@ -24,6 +25,7 @@ class StalledTrainingRule:
     `stop_training_on_fire` and `training_job_name_prefix` are for the rule job that acts on a verdict.
     """
 
+    unit: ClassVar[str] = "s"
     threshold: float = 1800.0
     stop_training_on_fire: bool = False
     training_job_name_prefix: str | None = None

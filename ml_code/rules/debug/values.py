@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,7 @@ class ExplodingTensor:
     when one of its values is not.
     """
 
+    unit: ClassVar[str] = "values"
     collection_names: str | None = None
     tensor_regex: str | None = None
     only_nan: bool = False
@@ -89,6 +90,7 @@ class AllZero:
     step, and there the tensor with the largest share.
     """
 
+    unit: ClassVar[str] = "%"
     collection_names: str | None = None
     tensor_regex: str | None = None
     threshold: float = 100.0

@@ -6,7 +6,7 @@ Definitions: AWS, "List of Debugger built-in profiler rules", defaults those of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class CPUBottleneck:
     for the processors: NotEvaluated.
     """
 
+    unit: ClassVar[str] = "%"
     threshold: float = 50.0
     gpu_threshold: float = 10.0
     cpu_threshold: float = 90.0
@@ -53,6 +54,7 @@ class IOBottleneck:
     counts.
     """
 
+    unit: ClassVar[str] = "%"
     threshold: float = 50.0
     gpu_threshold: float = 10.0
     io_threshold: float = 50.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from scipy.spatial.distance import jensenshannon
@@ -27,6 +27,8 @@ class LowGPUUtilization:
     Under-used: p95 < `threshold_p95`. Fluctuating: p95 > `threshold_p95` and p5 < `threshold_p5`. In percent, per
     GPU and node. The documentation and rulesconfig agree on the defaults.
     """
+
+    unit: ClassVar[str] = "%"
 
     threshold_p95: float = 70.0
     threshold_p5: float = 10.0
@@ -101,6 +103,8 @@ class BatchSize:
     < `gpu_threshold_p95`, and p95 of its memory < `gpu_memory_threshold_p95`, in percent. The documentation's patience
     is 100.
     """
+
+    unit: ClassVar[str] = "%"
 
     cpu_threshold_p95: float = 70.0
     gpu_threshold_p95: float = 70.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from scipy.stats import theilslopes
@@ -32,6 +32,7 @@ class GPUMemoryIncrease:
     one sample in 500 moves a mean by 0.2 points at most; those of rulesconfig are the defaults here.
     """
 
+    unit: ClassVar[str] = "%"
     increase: float = 5.0
     patience: int = 1000
     window: int = 10
@@ -115,6 +116,7 @@ class MemoryLeak:
     give. GPUMemoryIncrease sees jumps, this rule what comes in small steps.
     """
 
+    unit: ClassVar[str] = "%"
     increase: float = 10.0
     warmup: float = 25.0
     confidence: float = 95.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 from rules.profiler.bottlenecks import CPUBottleneck, IOBottleneck
 from rules.profiler.finding import ProfilerFinding, rule_report
@@ -60,6 +60,8 @@ class Checked:
 
 @dataclass(frozen=True)
 class _Report:
+    unit: ClassVar[str] = "rules"
+
     def results(self, profile: Profile) -> list[Checked]:
         """Every rule, with its parameters as given here."""
         return [self._result(rule, profile) for rule in RULES]

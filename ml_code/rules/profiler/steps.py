@@ -7,7 +7,7 @@ the rule.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -44,6 +44,7 @@ class StepOutlier:
     more than 10 % never can.
     """
 
+    unit: ClassVar[str] = "steps"
     stddev: float = 3.0
     mode: str | None = None
     n_outliers: int = 10
@@ -120,6 +121,7 @@ class MaxInitializationTime:
     The begin is that of the timeline's `Initialization` event; without one, of the first thing recorded.
     """
 
+    unit: ClassVar[str] = "min"
     threshold: float = 20.0
 
     def check(self, profile: Profile) -> ProfilerFinding:
@@ -160,6 +162,7 @@ class Dataloader:
     TRAIN steps goes to waiting for the next batch.
     """
 
+    unit: ClassVar[str] = "%"
     min_threshold: float = 70.0
     max_threshold: float = 200.0
     num_workers: int | None = None
