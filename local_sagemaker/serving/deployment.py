@@ -15,8 +15,8 @@ from local_sagemaker.serving.servers import answers_ping
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
-PINGS = 3
-"""/ping that a new server may leave unanswered in a row, each for 2 s: one that is busy may miss one."""
+PINGS, PING_LIMIT_S = 3, 1.0
+"""How many /ping in a row a new server may leave unanswered, and for how long: one that is busy may miss one."""
 
 
 class RollbackError(Exception):
@@ -85,7 +85,7 @@ class Deployment:
             raise RollbackError(f"Auto-rollback: {tripped}")
 
     def _ping(self) -> None:
-        silent = [server for server in self._servers if not answers_ping(server.port)]
+        silent = [server for server in self._servers if not answers_ping(server.port, PING_LIMIT_S)]
         self._unanswered = self._unanswered + 1 if silent else 0
         if self._unanswered >= PINGS:
             raise RollbackError(silent[0].failure(f"a model server left {PINGS} pings in a row unanswered"))

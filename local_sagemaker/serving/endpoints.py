@@ -55,7 +55,8 @@ class Endpoints(Resources):
         name = request["EndpointName"]
         served = self._served(request["EndpointConfigName"], region)
         deployment = request.pop("DeploymentConfig", None)
-        self._policy(deployment or {}, served, region)
+        # Its alarms may come later: they are looked for when an update retains it.
+        _policy(deployment or {}, served)
         document = {
             **request,
             **served,
@@ -74,7 +75,9 @@ class Endpoints(Resources):
         deployment = request.get("DeploymentConfig", {})
         if request.get("RetainDeploymentConfig"):
             deployment = self.get(name, region).get("LastDeploymentConfig") or {}
-        carried_out = self._policy(deployment, served, region)
+        carried_out = _policy(deployment, served)
+        if carried_out.alarms:
+            Alarms(self._cloud.aws, region).check(carried_out.alarms)
         self.get(name, region)
         with self.store.change(self.kind, name) as endpoint:
             self._refuse_unless(endpoint, {"InService", "UpdateRollbackFailed"})
@@ -158,13 +161,6 @@ class Endpoints(Resources):
             "Capture": config.get("DataCaptureConfig"),
             "AsyncInferenceConfig": config.get("AsyncInferenceConfig"),
         }
-
-    def _policy(self, deployment: Document, served: Document, region: str) -> Policy:
-        """Raises ApiError."""
-        found = policy(deployment, min(int(variant["InitialInstanceCount"]) for variant in served["Plan"]))
-        if found.alarms:
-            Alarms(self._cloud.aws, region).check(found.alarms)
-        return found
 
     def _in_background(self, name: str, work: Callable[[], None]) -> None:
         def run() -> None:
@@ -309,3 +305,8 @@ def _pending(served: Document, status: str, started: float, message: str | None 
     if served["ShadowPlan"]:
         summary["ShadowProductionVariants"] = summaries(served["ShadowPlan"], status, message)
     return summary
+
+
+def _policy(deployment: Document, served: Document) -> Policy:
+    """Raises ApiError."""
+    return policy(deployment, min(int(variant["InitialInstanceCount"]) for variant in served["Plan"]))

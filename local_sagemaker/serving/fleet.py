@@ -90,12 +90,23 @@ class Route:
     fleet: Fleet
     green: Fleet | None = None
     sampler: Sampler = field(default_factory=lambda: Sampler(Fraction(0)))
+    left: tuple[Fleet, ...] = ()
+    """Of updates whose rollback failed: these may stand in."""
+
+    def shift(self, green: Fleet, share: Fraction) -> None:
+        """Send a share of the requests to a second fleet."""
+        if self.green and self.green is not green:
+            self.left += (self.green,)
+        self.green, self.sampler = green, Sampler(share)
+
+    def fleets(self) -> list[Fleet]:
+        return [self.fleet, *([self.green] if self.green else []), *self.left]
 
     def order(self) -> list[Fleet]:
         """Whose turn it is, and who may stand in."""
-        if self.green is None:
-            return [self.fleet]
-        return [self.green, self.fleet] if self.sampler.take() else [self.fleet, self.green]
+        if self.green and self.sampler.take():
+            return [self.green, self.fleet, *self.left]
+        return self.fleets()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from local_sagemaker.api.wire import body_of, error_response, region_of
 from local_sagemaker.serving.client import Answer, NotConnectedError, post
 from local_sagemaker.serving.fleet import Chosen, Fleet, Route, Variant, choose
 from local_sagemaker.serving.metrics import EndpointMetrics
-from local_sagemaker.serving.sampling import Sampler
 from local_sagemaker.serving.servers import ModelServer
 
 log = logging.getLogger(__name__)
@@ -54,13 +53,12 @@ class Router:
             old = self._routes.pop(endpoint, None)
             if fleet:
                 self._routes[endpoint] = Route(fleet)
-        return [known for known in (old.fleet, old.green) if known and known is not fleet] if old else []
+        return [known for known in old.fleets() if known is not fleet] if old else []
 
     def shift(self, endpoint: str, green: Fleet, share: Fraction) -> None:
         """Send a share of the requests, evenly spread, to a second fleet, and the others to the first."""
         with self._lock:
-            route = self._routes[endpoint]
-            route.green, route.sampler = green, Sampler(share)
+            self._routes[endpoint].shift(green, share)
 
     def fleet(self, endpoint: str) -> Fleet:
         """What serves an endpoint, during an update what did before. Raises ApiError."""
@@ -69,8 +67,7 @@ class Router:
     def fleets(self) -> list[Fleet]:
         """Everything that serves."""
         with self._lock:
-            routes = list(self._routes.values())
-        return [fleet for route in routes for fleet in (route.fleet, route.green) if fleet]
+            return [fleet for route in self._routes.values() for fleet in route.fleets()]
 
     def _route(self, endpoint: str) -> Route:
         route = self._routes.get(endpoint)
@@ -157,13 +154,13 @@ class Router:
             log.info("endpoint %s: its shadow variant is not up or too slow for a copy", fleet.endpoint)
             return
         chosen = Chosen(fleet, shadow.variant, server)
+        with self._lock:
+            server.in_flight += 1
         task = asyncio.create_task(self._ask_shadow(chosen, headers, body))
         self._shadowing.add(task)
         task.add_done_callback(self._shadowing.discard)
 
     async def _ask_shadow(self, chosen: Chosen, headers: dict[str, str], body: bytes) -> None:
-        with self._lock:
-            chosen.server.in_flight += 1
         try:
             await self._ask(chosen, headers, body, time.perf_counter())
         except NotConnectedError:

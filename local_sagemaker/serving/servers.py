@@ -189,9 +189,9 @@ class ModelServer:
         )
 
 
-def answers_ping(port: int) -> bool:
-    """Whether GET /ping answers 200."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+def answers_ping(port: int, limit_s: float = 2) -> bool:
+    """Whether GET /ping answers 200 in time."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=limit_s)
     with contextlib.closing(connection):
         try:
             connection.request("GET", "/ping")

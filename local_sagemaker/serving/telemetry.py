@@ -8,7 +8,8 @@ from local_sagemaker.serving.router import Router
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 2.0
+EVERY_S = 5.0
+"""CloudWatch keeps each value for two weeks; while an update watches alarms they are sent every second."""
 
 
 class Telemetry:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,11 @@ from typing import Any
 import psutil
 import pytest
 from botocore.exceptions import ClientError
+from hypothesis import given
+from hypothesis import strategies as st
 
+from local_sagemaker.serving.policies import policy
+from local_sagemaker.serving.sampling import Sampler
 from tests.local_sagemaker.cloud_client import Cloud, Json, unique, wait
 
 
@@ -132,18 +137,13 @@ def test_a_canary_gets_exactly_its_share(cloud: Cloud) -> None:
         answers = Counter(cloud.invoke(endpoint, **target).split(":")[0] for _ in range(50))
         assert answers == {"old": 40, "new": 10}
     before = cloud.sagemaker.describe_endpoint(EndpointName=endpoint)
-    assert before["EndpointConfigName"] != config
-    after = cloud.endpoint_end(endpoint)
-    assert (after["EndpointStatus"], after["EndpointConfigName"]) == ("InService", config)
-    assert after["LastDeploymentConfig"] == canary(20, wait_s=2)
-    assert {cloud.invoke(endpoint).split(":")[0] for _ in range(10)} == {"new"}
+    assert before["EndpointConfigName"] != config == before["PendingDeploymentSummary"]["EndpointConfigName"]
 
 
-@pytest.mark.parametrize("policy", [linear(), rolling()], ids=["linear", "rolling"])
-def test_steps_under_load_lose_no_request(cloud: Cloud, policy: Json) -> None:
+def test_steps_under_load_lose_no_request(cloud: Cloud) -> None:
     endpoint = cloud.endpoint(cloud.model("old"))
     with Load(cloud, endpoint) as load:
-        config = update(cloud, endpoint, cloud.model("new"), policy)
+        config = update(cloud, endpoint, cloud.model("new"), rolling(50))
         after = cloud.endpoint_end(endpoint)
         served = len(load.answers)
         time.sleep(0.2)
@@ -188,10 +188,11 @@ def test_an_alarm_on_the_new_fleet_alone(cloud: Cloud, cloudwatch: Any) -> None:
         alarm(cloudwatch, endpoint),
     ]
     alarms = {"Alarms": [{"AlarmName": name} for name in names]}
+    deployment = {**canary(10, wait_s=1), "AutoRollbackConfiguration": alarms}
     cloud.sagemaker.update_endpoint(
         EndpointName=endpoint,
         EndpointConfigName=config,
-        DeploymentConfig={**canary(10, wait_s=1), "AutoRollbackConfiguration": alarms},
+        DeploymentConfig=deployment,
     )
     baking(cloud, endpoint)
     # Errors of the old fleet, and of another endpoint.
@@ -202,6 +203,8 @@ def test_an_alarm_on_the_new_fleet_alone(cloud: Cloud, cloudwatch: Any) -> None:
         cloud.invoke(other)
     after = cloud.endpoint_end(endpoint)
     assert (after.get("FailureReason"), after["EndpointConfigName"]) == (None, config)
+    assert after["LastDeploymentConfig"] == deployment
+    assert {cloud.invoke(endpoint).split(":")[0] for _ in range(10)} == {"new"}
 
 
 @pytest.mark.parametrize("way", ["metric", "state"])
@@ -258,19 +261,25 @@ def test_a_rollback_to_servers_that_do_not_start_again(cloud: Cloud, cloudwatch:
     after = cloud.endpoint_end(endpoint)
     assert (after["EndpointStatus"], after["EndpointConfigName"]) == ("InService", config)
     assert cloud.invoke(endpoint).startswith("newer")
+    assert len(processes_below(cloud.state / "endpoints" / endpoint)) == 1
 
 
 def kill_server_of(file: Path) -> None:
     """Kill the process whose model folder a file is in."""
-    folder = str(file.parents[2])
-    found = [
-        process.pid
-        for process in psutil.process_iter()
-        if folder in (read(process, "environ") or {}).get("HOME", "")
-    ]
+    found = processes_below(file.parents[2])
     assert found
     for pid in found:
         os.kill(pid, signal.SIGKILL)
+
+
+def processes_below(folder: Path) -> list[int]:
+    """Servers whose files are in a folder."""
+    home = str(folder)
+    return [
+        process.pid
+        for process in psutil.process_iter()
+        if home in (read(process, "environ") or {}).get("HOME", "")
+    ]
 
 
 def read(process: psutil.Process, what: str) -> Any:
@@ -301,6 +310,32 @@ LIMIT = "MaximumExecutionTimeoutInSeconds"
 
 def routed(kind: str, **members: Any) -> Json:
     return {"TrafficRoutingConfiguration": {"Type": kind, "WaitIntervalInSeconds": 0, **members}}
+
+
+@pytest.mark.parametrize(
+    ("deployment", "instances", "shares"),
+    [
+        ({}, 1, [1]),
+        (all_at_once(), 1, [1]),
+        (canary(10), 1, [0.1, 1]),
+        ({"BlueGreenUpdatePolicy": routed("CANARY", CanarySize=ONE)}, 4, [0.25, 1]),
+        (linear(50), 1, [0.5, 1]),
+        (linear(30), 1, [0.3, 0.6, 0.9, 1]),
+        (rolling(40), 1, [0.4, 0.8, 1]),
+        ({"RollingUpdatePolicy": {"MaximumBatchSize": ONE, "WaitIntervalInSeconds": 0}}, 3, [1 / 3, 2 / 3, 1]),
+    ],
+)  # fmt: skip
+def test_the_steps_of_policies(deployment: Json, instances: int, shares: list[float]) -> None:
+    assert [float(share) for share in policy(deployment, instances).shares] == pytest.approx(shares)
+
+
+@given(st.fractions(0, 1), st.integers(1, 300))
+def test_a_share_is_taken_evenly_and_never_exceeded(share: Fraction, count: int) -> None:
+    sampler = Sampler(share)
+    taken = 0
+    for number in range(1, count + 1):
+        taken += sampler.take()
+        assert taken == int(number * share)
 
 
 @pytest.mark.parametrize(
