@@ -100,9 +100,10 @@ def _counts(column: Values, edges: Values) -> npt.NDArray[np.int64]:
 
 def _measured(name: str, train: npt.NDArray[np.int64], found: npt.NDArray[np.int64]) -> dict[str, Any]:
     p, q = ((counts + 0.5) / (counts + 0.5).sum() for counts in (train, found))
-    index = float(((q - p) * np.log(q / p)).sum())
+    # Four digits after the point: the rest is chance.
+    index = round(float(((q - p) * np.log(q / p)).sum()), 4)
     noise = 1 / max(train.sum(), 1) + 1 / max(found.sum(), 1)
-    chance = float(chi2.ppf(1 - _CHANCE, max(len(train) - 1, 1)) * noise)
+    chance = round(float(chi2.ppf(1 - _CHANCE, max(len(train) - 1, 1)) * noise), 4)
     return {
         "name": name,
         "bins": len(train),

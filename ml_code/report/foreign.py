@@ -15,7 +15,7 @@ from torch import Tensor
 from model.artifact import LoadedModel
 from report.predictions import BATCH, Predictions, probabilities
 
-IMAGES = 128
+IMAGES = 64
 SURE = 0.9
 _SEED = 0
 _TILES = 4
@@ -24,7 +24,7 @@ _TILES = 4
 def foreign(model: LoadedModel, predictions: Predictions, test: Path) -> dict[str, Any]:
     """report.json's `foreign`: whether the prediction's probability tells foreign pictures from the test's.
 
-    Three kinds, made with a fixed seed from as many test images, at most 128: noise, one colour, and the test image in
+    Three kinds, made with a fixed seed from as many test images, at most 64: noise, one colour, and the test image in
     4 x 4 tiles in random order. `auroc` is the chance that a test image's prediction is surer than a foreign
     picture's: 1 tells them apart, 0.5 does not (the baseline of Hendrycks and Gimpel, 2017). `sure` is the share that
     is answered with 90 % and more.
