@@ -2,7 +2,7 @@
 
     - pattern: '.*/my-image:.*'          # regular expression on the whole URI; the first row that matches wins
       python: ../var/venv/ml/bin/python  # relative to the yaml file; self: the service's own
-      warm: [torch]                      # modules that a warm process imports before it forks jobs
+      warm: [torch]                      # modules of the interpreter that are imported once, before jobs are forked
       environment: {OMP_NUM_THREADS: "2"}
       train: ["{python}", "{here}/train.py"]       # what `docker run IMAGE train` would start
       process: ["{python}", "{here}/process.py"]   # the entry point of processing jobs that name none

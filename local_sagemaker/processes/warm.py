@@ -1,4 +1,4 @@
-"""Warm processes: one resident Python per image, from which jobs are forked (SageMaker's warm pools).
+"""Warm processes: a resident Python for images that import the same, from which jobs and servers are forked.
 
 Importing torch takes seconds of processor time; a fork takes milliseconds. `forkserver.py` is the other side.
 """
@@ -11,7 +11,7 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from local_sagemaker.images import Image
 from local_sagemaker.processes import namespace
@@ -87,15 +87,29 @@ class WarmProcess:
         return self._status if self._ended.wait(timeout) else None
 
 
+class Warm(NamedTuple):
+    """What images have in common that are forked from one process."""
+
+    python: Path
+    modules: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+
+
+def warm_of(image: Image) -> Warm:
+    """Without PYTHONPATH, which a fork takes on as well: the modules are those of the interpreter's environment."""
+    environment = tuple(item for item in image.environment if item[0] != "PYTHONPATH")
+    return Warm(image.python, image.warm, environment)
+
+
 class ForkServer:
     """The service's side of one warm process."""
 
-    def __init__(self, image: Image, environment: Mapping[str, str], folder: Path, output: Path) -> None:
+    def __init__(self, warm: Warm, environment: Mapping[str, str], folder: Path, output: Path) -> None:
         """Returns when the modules are imported. Raises OSError when that fails, see the file `output`."""
         ours, theirs = socket.socketpair()
         with output.open("ab") as file:
             self._process = subprocess.Popen(
-                [str(image.python), str(Path(__file__).with_name("forkserver.py")), json.dumps(image.warm)],
+                [str(warm.python), str(Path(__file__).with_name("forkserver.py")), json.dumps(warm.modules)],
                 env=dict(environment),
                 cwd=folder,
                 stdin=theirs.fileno(),
@@ -114,9 +128,9 @@ class ForkServer:
         ours.settimeout(None)
         if not ready:
             self.close()
-            raise OSError(f"the warm process ended while it imported {', '.join(image.warm)}; see {output}")
+            raise OSError(f"the warm process ended while it imported {', '.join(warm.modules)}; see {output}")
         log.info(
-            "warm process %d imported %s in %s s", self._process.pid, image.warm, json.loads(ready)["ready"]
+            "warm process %d imported %s in %s s", self._process.pid, warm.modules, json.loads(ready)["ready"]
         )
         threading.Thread(target=self._listen, name="warm", daemon=True).start()
 
@@ -182,8 +196,8 @@ class WarmPool:
         self._logs = logs
         self._mark = mark
         self._lock = threading.Lock()
-        self._servers: dict[Image, ForkServer] = {}
-        self._failed: set[Image] = set()
+        self._servers: dict[Warm, ForkServer] = {}
+        self._failed: set[Warm] = set()
 
     def start(
         self,
@@ -214,15 +228,15 @@ class WarmPool:
         if (
             is_python
             and not fresh
-            and image not in self._failed
+            and warm_of(image) not in self._failed
             and forkable(image, arguments, own or {}, here)
         ):
             try:
-                server = self._server(image, environment)
+                server = self._server(warm_of(image), environment)
                 return server.fork(arguments[1:], environment, folder, output, container)
             except OSError as error:
                 log.warning("starting cold: %s", error)
-                self._discard(image)
+                self._discard(warm_of(image))
         return ColdProcess(arguments, environment, folder, output, container)
 
     def close(self) -> None:
@@ -231,23 +245,23 @@ class WarmPool:
                 server.close()
             self._servers.clear()
 
-    def _server(self, image: Image, environment: Mapping[str, str]) -> ForkServer:
+    def _server(self, warm: Warm, environment: Mapping[str, str]) -> ForkServer:
         with self._lock:
-            if image not in self._servers:
+            if warm not in self._servers:
                 kept = {key: environment[key] for key in ("PATH", "LANG")} | {MARK: self._mark}
-                kept |= {"HOME": str(self._folder), "PYTHONUNBUFFERED": "1"} | dict(image.environment)
+                kept |= {"HOME": str(self._folder), "PYTHONUNBUFFERED": "1"} | dict(warm.environment)
                 output = self._logs / "warm.log"
                 try:
-                    self._servers[image] = ForkServer(image, kept, self._folder, output)
+                    self._servers[warm] = ForkServer(warm, kept, self._folder, output)
                 except OSError:
                     # Not tried again: each try costs every job the seconds that it was meant to save.
-                    self._failed.add(image)
+                    self._failed.add(warm)
                     raise
-            return self._servers[image]
+            return self._servers[warm]
 
-    def _discard(self, image: Image) -> None:
+    def _discard(self, warm: Warm) -> None:
         with self._lock:
-            server = self._servers.pop(image, None)
+            server = self._servers.pop(warm, None)
         if server:
             server.close()
 

@@ -4,7 +4,10 @@ import json
 import random
 from pathlib import Path
 
-from tests.local_sagemaker.cloud_client import PLAIN, WARM, Cloud, archive
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.local_sagemaker.cloud_client import PLAIN, ROLE, WARM, Cloud, archive, unique, wait
 
 CURIOUS = """
 import atexit, json, os, sys, threading, time
@@ -63,6 +66,27 @@ def test_variables_that_are_read_at_load_start_cold(cloud: Cloud) -> None:
     assert cloud.log("TrainingJobs", job["TrainingJobName"]) == ["0 False"]
     job = cloud.train(script, WARM)
     assert cloud.log("TrainingJobs", job["TrainingJobName"]) == ["1 True"]
+
+
+def test_servers_and_jobs_are_forked_from_one_process(cloud: Cloud) -> None:
+    cloud.train("print('loss=1')", WARM)
+    name = unique("model")
+    data = cloud.put(f"models/{name}/model.tar.gz", archive({"answer.txt": "warm"}))
+    container = {"Image": "test/warm-serving:1", "ModelDataUrl": data}
+    cloud.sagemaker.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=ROLE)
+    endpoint = cloud.endpoint(name)
+    assert cloud.invoke(endpoint).startswith("warm:")
+    with pytest.raises(ClientError, match="ModelError"):
+        cloud.invoke(endpoint, b"die")
+    wait(lambda: {"up": "" if answers(cloud, endpoint) else "Creating"}, "up")
+    assert (cloud.state / "log/service.log").read_text().count("imported ('yaml', 'json')") == 1
+
+
+def answers(cloud: Cloud, endpoint: str) -> bool:
+    try:
+        return cloud.invoke(endpoint).startswith("warm:")
+    except ClientError:
+        return False
 
 
 def test_a_warm_process_that_cannot_start_is_done_without(cloud: Cloud) -> None:
