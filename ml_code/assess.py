@@ -7,6 +7,7 @@
 --test             the test split, an ImageFolder; nothing before this job has seen it
 --context          context.json: run, dataset, tuning, champion, rules and gate, written by the DAG
 --train-sample     some of the training images, an ImageFolder, to compare the test split with; may be left out
+--validation       the validation split, an ImageFolder, to judge an int8 network by where the context asks for one
 --champion         folder that holds model.tar.gz of the model now serving; left out when nothing serves
 --debug-output, --profiler-output   what SageMaker itself uploaded of them; otherwise output.tar.gz has them
 --output           where report.html, report.json, model_card.md, predictions.jsonl, smoke/ and more go
@@ -37,8 +38,10 @@ from report.cost import with_assessment
 from report.document import finite
 from report.explanations import explanations
 from report.importance import importance
+from report.int8 import quantised
 from report.lineage import with_artefacts
-from report.models import Tested, against_champion, load, measured, not_comparable, run_model, unpack
+from report.loaded import load, unpack
+from report.models import Tested, against_champion, measured, not_comparable, run_model
 from report.output import write
 from report.profiler_report import write_where_possible
 from report.splits import compare_splits
@@ -81,7 +84,7 @@ def main() -> None:
     )
     for name in ("model", "training-output", "test", "context", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    for name in ("champion", "train-sample", "debug-output", "profiler-output"):
+    for name in ("champion", "train-sample", "validation", "debug-output", "profiler-output"):
         parser.add_argument(f"--{name}", type=Path)
     arguments = parser.parse_args()
     assess(
@@ -93,6 +96,7 @@ def main() -> None:
         arguments.output,
         Outputs(arguments.debug_output, arguments.profiler_output),
         arguments.train_sample,
+        arguments.validation,
     )
 
 
@@ -119,6 +123,7 @@ def assess(
     output: Path,
     platform: Outputs = NOTHING,
     train_sample: Path | None = None,
+    validation: Path | None = None,
 ) -> dict[str, Any]:
     """Do it all, write everything below `output` and return report.json's document.
 
@@ -141,6 +146,10 @@ def assess(
                 shutil.copytree(outputs.profiler, output / "profiler-output", dirs_exist_ok=True)
         with clock.stage("challenger"):
             loaded = load(model / "model.tar.gz", scratch / "challenger")
+        with clock.stage("int8"):
+            bound = (context.get("assess") or {}).get("int8_max_accuracy_loss")
+            loaded, int8 = quantised(loaded, scratch / "challenger", validation, bound, output)
+        with clock.stage("test"):
             prior = (context.get("dataset") or {}).get("splits", {}).get("train")
             challenger = run_model(loaded, test, output / "predictions.jsonl", gate.confidence, prior=prior)
         with clock.stage("latency and robustness"):
@@ -166,7 +175,9 @@ def assess(
         explained, pictures = explanations(
             wanted, loaded.model, challenger.predictions, test, gate.confidence, output / "explanations"
         )
-    report = _document(context, challenger, rival, verdicts, verdict, training, explained, splits, clock)
+    report = _document(
+        context, challenger, rival, verdicts, verdict, training, explained, splits, int8, clock
+    )
     report["profiler"]["page"] = PROFILER_PAGE if (output / PROFILER_PAGE).is_file() else None
     with clock.stage("page"):
         write(output, report, challenger.predictions, training, pictures, test, train_sample)
@@ -210,6 +221,7 @@ def _document(
     training: TrainingOutput,
     explained: dict[str, Any],
     splits: dict[str, Any],
+    int8: dict[str, Any],
     clock: Clock,
 ) -> dict[str, Any]:
     """report.json, without numbers that JSON lacks."""
@@ -222,6 +234,7 @@ def _document(
             "champion": rival,
             "explanations": explained,
             "splits": splits,
+            "int8": int8,
             "rules": [one.as_json() for one in verdicts],
             "model": {
                 **loaded.model.manifest,

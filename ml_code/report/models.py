@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,25 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from model.artifact import LoadedModel, load_model, sha256_of
 from report.comparison import compare, compare_classes
 from report.foreign import foreign
 from report.latency import BATCH, latency
+from report.loaded import Loaded, load
 from report.metrics import classification_metrics
 from report.predictions import Predictions, predict
 from report.ranking import ranking
 from report.robustness import robustness
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model out of its archive."""
-
-    model: LoadedModel
-    seconds: float
-    """From files on disk to a model that can answer."""
-    archive_sha256: str
-    archive_bytes: int
 
 
 @dataclass(frozen=True)
@@ -42,27 +30,6 @@ class Tested:
     seconds_per_image: float
 
 
-def unpack(archive: Path, folder: Path) -> Path:
-    """Unpack a tar.gz, refusing links out of the folder, devices and absolute paths; returns `folder`.
-
-    Raises FileNotFoundError, or tarfile.TarError for a damaged or hostile archive.
-    """
-    if not archive.is_file():
-        raise FileNotFoundError(f"folder {archive.parent.name} holds no {archive.name}")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    return folder
-
-
-def load(archive: Path, folder: Path) -> Loaded:
-    """Unpack a model archive into `folder` and load it; raises as `unpack` and `model.artifact.load_model` do."""
-    unpack(archive, folder)
-    started = time.perf_counter()
-    model = load_model(folder)
-    seconds = time.perf_counter() - started
-    return Loaded(model, seconds, sha256_of(archive), archive.stat().st_size)
-
-
 def run_model(
     loaded: Loaded,
     test: Path,
@@ -73,7 +40,7 @@ def run_model(
 ) -> Tested:
     """Answer the test split, each answer to `out` as it comes; `classes` as for `predict`, `prior` for baselines."""
     start = time.perf_counter()
-    predictions = predict(loaded.model, test, out, classes)
+    predictions = predict(loaded.served, test, out, classes)
     seconds = (time.perf_counter() - start) / len(predictions.answers)
     metrics = classification_metrics(predictions.answers, predictions.classes, confidence, prior)
     metrics["ranking"] = ranking(predictions.scores, predictions.classes)
@@ -82,7 +49,7 @@ def run_model(
 
 def measured(tested: Tested, test: Path, confidence: float) -> dict[str, Any]:
     """`latency`, `robustness` and `foreign` of a model that has answered the test split."""
-    predictions, model = tested.predictions, tested.loaded.model
+    predictions, model = tested.predictions, tested.loaded.served
     # Of all classes: they may differ in what it takes to decode them.
     rows = np.linspace(0, len(predictions.answers) - 1, BATCH).astype(int)
     files = [test / predictions.file(int(i)) for i in np.unique(rows)]

@@ -70,7 +70,7 @@ def choose(
         "onnxruntime": lambda: OnnxRuntime(onnx(), threads),
         "openvino": lambda: OpenVino(onnx(), threads),
         "compile": lambda: Eager(torch.compile(folded)),
-        INT8: lambda: OnnxRuntime(_int8(model_dir), threads),
+        INT8: lambda: OnnxRuntime(int8_network(model_dir), threads),
     }
     expected = Eager(network)(example).softmax(1)
     for name in names:
@@ -166,8 +166,11 @@ def _folded(network: nn.Module) -> nn.Module:
     return channels_last(fold_batch_norms(network))
 
 
-def _int8(model_dir: Path) -> bytes:
-    """:raises BackendError: when the archive has no quantised network, or one that must not be used."""
+def int8_network(model_dir: Path) -> bytes:
+    """The archive's quantised network as an ONNX file.
+
+    :raises BackendError: when it has none, or one that must not be used.
+    """
     from model.artifact import MANIFEST, read_manifest, sha256_of
 
     folder = model_dir / INT8

@@ -325,6 +325,8 @@ class AssessOperator(PlannedJob, SageMakerProcessingOperator):
             "report_uri": plan.report_uri,
             "verdict": verdict,
             "accuracy": report["metrics"]["accuracy"],
+            # The archive to deploy where it is not the training job's own: the quantised model.
+            "archive": f"{requests.assess_uri(plan)}/{archive}" if (archive := report["int8"]["archive"]) else None,
             "model_version": report["model"]["version"],
             "champion": context["champion"],
         }

@@ -95,6 +95,9 @@ def assess(
         _input("train-sample", train_sample_uri, manifest=True),
         _input("context", context_uri),
     ]
+    if plan.pipeline.assess.int8_max_accuracy_loss is not None:
+        arguments["validation"] = f"{PROCESSING}/input/validation"
+        inputs.append(_input("validation", dataset["manifests"]["validation"], manifest=True))
     optional = {"champion": champion_archive} if champion_archive else {}
     for name, uri in {**optional, **(platform_outputs or {})}.items():
         arguments[name] = f"{PROCESSING}/input/{name}"

@@ -309,6 +309,14 @@ class Assess(Settings):
         description="What a few answers rest on, and whether that is to be believed. 'clarify' also writes them as "
         "SageMaker Clarify does.",
     )
+    int8_max_accuracy_loss: float | None = Field(
+        default=None,
+        title="8-bit network, largest loss",
+        description="Serve the model in 8-bit integers, which is faster, when its accuracy on validation images falls "
+        "by no more than this; null is not asked for.",
+        ge=0,
+        le=1,
+    )
     licence: str | None = Field(
         default=None, description="Of model, data and weights, for the model card.", min_length=1
     )
