@@ -87,7 +87,9 @@ def retrain_dag(file: Path) -> None:
 
         with TaskGroup("deploy") as deploy:
             model = ModelOperator(
-                task_id="model", inputs={"training": "retrain"}, trigger_rule=AFTER_A_BRANCH
+                task_id="model",
+                inputs={"training": "retrain", "assessment": "assess"},
+                trigger_rule=AFTER_A_BRANCH,
             )
             endpoint_config = EndpointConfigOperator(
                 task_id="endpoint_config", inputs={"model_name": "deploy.model", "assessment": "assess"}

@@ -4,9 +4,9 @@
 
 About 6 minutes on 2 cores. In a local cloud of its own an endpoint serves a good model while a client asks it without
 pause. The DAG's own tasks deploy.model, deploy.endpoint_config, deploy.endpoint and verify then deploy, with a canary
-of 10 %: a better model, which is rolled back by hand, and models that raise on load or at each request, have or answer
-NaN, take ten times as long, have another number of classes, lack a file, have other bytes than their manifest says, and
-are killed while loading.
+of 10 %: a better model, which is rolled back by hand, once when it serves and once while its canary is watched; and
+models that raise on load or at each request, have or answer NaN, take ten times as long, have another number of
+classes, lack a file, have other bytes than their manifest says, and are killed while loading.
 
 Held against the issue's bounds: within 30 s of the fault's first sign (the first request that met it; of a model that
 does not load, the update's begin) the endpoint is in service as before, the task failed with the reason, and no more
@@ -196,6 +196,8 @@ def _attack(stack: Stack, folder: Path) -> dict[str, Any]:
         latency_ms = 1000 * TOO_SLOW * steady
         good = cloud.client("sagemaker").describe_endpoint(EndpointName=ENDPOINT)["EndpointConfigName"]
         by_hand, wrong = _better(deployer, load, watcher, latency_ms, versions, good)
+        ended_by_hand, more = _ended(deployer, load, latency_ms, good)
+        wrong += more
         figures = {}
         for fault in REASONS:
             figures[fault], more = _bad(deployer, load, watcher, fault, latency_ms, versions, good)
@@ -211,6 +213,7 @@ def _attack(stack: Stack, folder: Path) -> dict[str, Any]:
             "slow_ms": round(1000 * median(slow)) if slow else None,
             "requests": len(load.requests),
             "by_hand_seconds": by_hand,
+            "update_ended_by_hand_seconds": ended_by_hand,
             "faults": figures,
         },
         "conditions": conditions("apache-airflow", canary_percent=SHARE_PERCENT),
@@ -243,6 +246,35 @@ def _better(
         wrong.append("the better model was deployed and does not answer")
     if not sentence.startswith(f"{good} serves again") or seconds > BY_HAND_LIMIT_S:
         wrong.append(f"by hand: {sentence} ({seconds:.1f} s)")
+    return round(seconds, 1), wrong
+
+
+def _ended(deployer: Deployer, load: Load, latency_ms: float, good: str) -> tuple[float, list[str]]:
+    """An update of a model without a fault is ended by hand while its canary is watched; seconds of that."""
+    from evergreen import rollback
+
+    began, failed = time.time(), []
+
+    def deploy() -> None:
+        try:
+            deployer.deploy("better", latency_ms)
+        except Exception as error:
+            failed.append(str(error))
+
+    thread = threading.Thread(target=deploy)
+    thread.start()
+    while len({asked.version for asked in load.since(began)}) < 2:
+        time.sleep(0.1)
+    before = time.time()
+    sentence = rollback.roll_back("aws_default", ENDPOINT)
+    seconds = time.time() - before
+    thread.join()
+    say(f"ended by hand after {seconds:.1f} s: {sentence}")
+    wrong = [f"{asked} during an ended update" for asked in load.since(began) if asked.status != 200]
+    if not sentence.endswith(f"was ended: {good} serves") or seconds > BY_HAND_LIMIT_S:
+        wrong.append(f"ended by hand: {sentence} ({seconds:.1f} s)")
+    if not failed or "Rolled back by hand" not in failed[0]:
+        wrong.append(f"the task of the ended update says {failed}")
     return round(seconds, 1), wrong
 
 

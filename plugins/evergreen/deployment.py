@@ -40,8 +40,7 @@ class ModelOperator(FromPlan, SageMakerModelOperator):
     """CreateModel, unless a model of this archive exists. Returns the model's name."""
 
     def execute(self, context: "Context") -> str:
-        model_data = str(self.pull(context)["training"]["Training"]["ModelArtifacts"]["S3ModelArtifacts"])
-        plan = self.plan
+        model_data, plan = deployment_requests.archive(**self.pull(context)), self.plan
         name = names.resource(plan.base_name, model_data, plan.inference_image)
         if _exists(self.hook.describe_model, name):
             self.log.info("model %s exists", name)

@@ -15,6 +15,11 @@ LINES_TYPE = "application/jsonlines"
 DESCRIPTION_LENGTH = 1024
 
 
+def archive(training: dict[str, Any], assessment: dict[str, Any]) -> str:
+    """The archive to deploy: the training job's, unless the assessment made another of it (a quantised network)."""
+    return str(assessment.get("archive") or training["Training"]["ModelArtifacts"]["S3ModelArtifacts"])
+
+
 def model(plan: Plan, model_data: str) -> Request:
     """CreateModel."""
     return {

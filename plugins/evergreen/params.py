@@ -42,6 +42,8 @@ PARAMETERS = {
     "latency_budget_ms": ("Gate", "gate.latency_budget_ms"),
     "size_budget_mb": ("Gate", "gate.size_budget_mb"),
     "approve": ("Gate", "gate.approve"),
+    "update_policy": ("Deployment", "deployment.policy"),
+    "wait_interval_in_seconds": ("Deployment", "deployment.wait_interval_in_seconds"),
     "batch_predict": ("Deployment", "deployment.batch_predict"),
     "instance_type": ("Compute", "compute.instance_type"),
     "max_runtime_seconds": ("Compute", "compute.max_runtime_seconds"),

@@ -1,6 +1,7 @@
 """Put back what served before: `make rollback` and the DAG `rollback`."""
 
 import logging
+import re
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
@@ -13,6 +14,7 @@ from evergreen.deployment_requests import BEFORE_TAG
 
 log = logging.getLogger(__name__)
 
+RUN = re.compile(r"s3://.*?/runs/[^/]+/")
 # On an endpoint: what was last rolled back, and what serves since, FROM/TO. Without it the command given twice would go
 # back by two.
 ROLLED_BACK_TAG = "evergreen:rolled-back"
@@ -100,9 +102,10 @@ def _asked(aws_conn_id: str | None, hook: SageMakerHook, endpoint_name: str) -> 
     """What came of the smoke test of the run that made what serves."""
     champion, s3 = endpoints.champion(hook, endpoint_name), S3Hook(aws_conn_id=aws_conn_id)
     assert champion
-    run_uri, found, _ = champion["model_data"].partition("/jobs/")
-    assess_uri = f"{run_uri}/assess"
-    if not found or not s3.check_for_key(f"{assess_uri}/smoke/smoke.json"):
+    # The archive of a run's model lies in the run's folder.
+    run = RUN.match(champion["model_data"])
+    assess_uri = f"{run[0]}assess" if run else ""
+    if not run or not s3.check_for_key(f"{assess_uri}/smoke/smoke.json"):
         return "the run that made it has left no test images to ask it"
     asked = smoke.questions(s3, assess_uri)
     doubt, _ = smoke.test(smoke.runtime(aws_conn_id, tries=3), endpoint_name, asked, None)

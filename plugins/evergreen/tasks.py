@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 from evergreen import (
     addresses,
     cost,
+    deployment_requests,
     endpoints,
     names,
     notifications,
@@ -98,7 +99,11 @@ def gate() -> str:
     for check in verdict["checks"]:
         print(f"{check['status']:<14}  {check['name']}: {check['detail']}")
     context = get_current_context()
-    context["ti"].xcom_push(key=QUESTION, value=verdicts.markdown(verdict, built.dag_id, built.run_id))
+    consequences = verdicts.consequences(
+        built.endpoint_name, built.pipeline.deployment.policy, assessment["champion"]
+    )
+    question = verdicts.markdown(verdict, built.dag_id, built.run_id, consequences)
+    context["ti"].xcom_push(key=QUESTION, value=question)
     return BRANCHES[verdict["decision"]]
 
 
@@ -114,12 +119,13 @@ def hold() -> list[str]:
 @task
 def register() -> str:
     """Model archive → model package, unless the group has it already. Returns its ARN."""
+    assessment = _returned("assess")
     return registry.register(
         SageMakerHook(aws_conn_id=AWS_CONN_ID),
         S3Hook(aws_conn_id=AWS_CONN_ID),
         _plan(),
-        _returned("retrain")["Training"]["ModelArtifacts"]["S3ModelArtifacts"],
-        _returned("assess"),
+        deployment_requests.archive(_returned("retrain"), assessment),
+        assessment,
     )
 
 

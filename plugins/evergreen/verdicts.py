@@ -7,8 +7,8 @@ from evergreen import addresses
 RELATIONS = {">=": "≥ ", ">": "> ", "<=": "≤ ", None: ""}
 
 
-def markdown(verdict: dict[str, Any], dag_id: str, run_id: str) -> str:
-    """What a person who has to decide reads first: reasons, the gate's table, the way to the report."""
+def markdown(verdict: dict[str, Any], dag_id: str, run_id: str, consequences: str) -> str:
+    """What a person who has to decide reads first: reasons, the gate's table, the way to the report, what follows."""
     rows = [
         f"| {check['name']} | {check['status']} | {measure(check['value'], check['unit'])} "
         f"| {RELATIONS[check['relation']]}{measure(check['threshold'], check['unit'])} |"
@@ -25,7 +25,22 @@ def markdown(verdict: dict[str, Any], dag_id: str, run_id: str) -> str:
             *rows,
             "",
             f"[The report]({addresses.report_tab(dag_id, run_id)})",
+            "",
+            consequences,
         ]
+    )
+
+
+def consequences(endpoint_name: str, policy: str, champion: dict[str, Any] | None) -> str:
+    """What an approval and a rejection do.
+
+    :param champion: what serves now; None where nothing does.
+    """
+    if champion is None:
+        return f"Approve: {endpoint_name} is created with this model. Reject: there is no endpoint, as now."
+    serves = champion["endpoint_config"]
+    return (
+        f"Approve: {endpoint_name} gets this model, by the policy {policy}. Reject: {serves} goes on serving."
     )
 
 

@@ -26,13 +26,17 @@ VERDICT = {
 
 
 def test_the_question_has_the_reasons_the_table_and_the_way_to_the_report() -> None:
-    text = verdicts.markdown(VERDICT, "retrain_digits", "manual__2026-11-28T07:00:00+00:00")
+    consequences = verdicts.consequences("evergreen-digits", "canary", {"endpoint_config": "now"})
+    text = verdicts.markdown(VERDICT, "retrain_digits", "manual__2026-11-28T07:00:00+00:00", consequences)
     assert text.startswith("**Ask**\n\n- Test accuracy is 97.50%.\n- A person decides.\n\n| check |")
     assert "| minimum accuracy | passed | 97.50% | ≥ 90.00% |" in text
     assert "| not worse than the champion | passed | -0.55 points | > -2.00 points |" in text
     assert "| latency budget | passed | 12.35 ms | ≤ 20 ms |" in text
     assert "| rule Overfit | warned | none | 0.1 |" in text
     assert "/dags/retrain_digits/runs/manual__2026-11-28T07%3A00%3A00%2B00%3A00/plugin/report)" in text
+    assert text.endswith(
+        "Approve: evergreen-digits gets this model, by the policy canary. Reject: now goes on serving."
+    )
 
 
 def test_a_champion_whose_archive_is_gone_is_no_input(cloud: Cloud) -> None:
