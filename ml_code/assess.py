@@ -45,6 +45,7 @@ from report.models import Tested, against_champion, measured, not_comparable, ru
 from report.output import write
 from report.profiler_report import write_where_possible
 from report.splits import compare_splits
+from report.stability import stability
 from report.training_output import TrainingOutput, read_training_output
 from report.verdict import Gate, decide
 from rules import Outputs, actions, evaluate
@@ -252,6 +253,7 @@ def _document(
             "run": context["run"],
             **{key: context.get(key) for key in _REPEATED},
             "importance": importance(context.get("tuning")),
+            "stability": stability(training.stability, context.get("tuning")),
             "cost": with_assessment(
                 context.get("cost"),
                 round(sum(clock.seconds.values()), 1),

@@ -15,6 +15,7 @@ Hyperparameters, channels, log lines and files: docs/contracts.md. A failure is 
 $SM_OUTPUT_DIR/failure, and exit status 1.
 """
 
+import copy
 import os
 import shutil
 import sys
@@ -36,6 +37,7 @@ from model.extraction import device
 from model.hyperparameters import Hyperparameters, parse
 from model.material import Material, from_features, from_images
 from model.optimization import build_criterion
+from model.stability import repeat_trials
 from model.training import Trainer, TrainingError, evaluation_steps
 from model.whitening import Whitening, zero_head
 from profiler.watch import Watch
@@ -158,6 +160,8 @@ def fit(
         artifact.channels_last(network.tail)
     network.tail.to(target)
     criterion = build_criterion(settings, train.labels, len(material.manifest["classes"]))
+    # Before the debugger looks at it.
+    untrained = copy.deepcopy(network.tail) if settings.stability and group.size == 1 else None
     trainer = Trainer(network.tail, criterion, settings, target, watch.clock, group)
     trainer.prepare = preparation(train.inputs, material.preprocessing)
     done = len(state["epochs"]) if state else 0
@@ -176,6 +180,10 @@ def fit(
         if group.first:
             artifact.write_json(job.output / "history.json", history)
             artifact.write_json(job.output / "steps.json", watch.clock.seconds)
+    if untrained:
+        classes = len(material.manifest["classes"])
+        repeated = repeat_trials(untrained, train, validation, settings, trainer.prepare, classes, target)
+        artifact.write_json(job.output / "stability.json", repeated)
     network.tail.cpu()
     if whitening:
         whitening.fold(network.fc)

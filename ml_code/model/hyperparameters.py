@@ -45,6 +45,7 @@ class Hyperparameters:
     flip: bool
     debug_hook_config: dict[str, Any] | None
     stop_rules: dict[str, dict[str, str]] | None
+    stability: dict[str, Any] | None
     profiler_interval_ms: int
     profiler_num_steps: int
     checkpoint_seconds: float
@@ -56,7 +57,7 @@ class Hyperparameters:
 
 
 def parse(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Hyperparameters:
-    """From the command line, and `debug-hook-config` and `stop-rules` from SM_HPS.
+    """From the command line, and `debug-hook-config`, `stop-rules` and `stability` from SM_HPS.
 
     SageMaker's training toolkit rewrites a hyperparameter that holds a JSON object as `key=value,…` on the
     command line (sagemaker_training/mapping.py); SM_HPS has it unharmed.
@@ -69,11 +70,13 @@ def parse(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os
     if foreign := [name for name in names if not name.startswith(("--_", "--sagemaker_"))]:
         raise HyperparameterError(f"hyperparameter {foreign[0].removeprefix('--')} is unknown to train.py")
     values = vars(arguments)
-    for name in ("debug-hook-config", "stop-rules"):
+    for name in ("debug-hook-config", "stop-rules", "stability"):
         key = name.replace("-", "_")
         values[key] = _json_object(name, values[key], environment)
     if any(not isinstance(parameters, dict) for parameters in (values["stop_rules"] or {}).values()):
         raise HyperparameterError("hyperparameter stop-rules must be {RULE: {PARAMETER: STRING}}")
+    if values["stability"] is not None:
+        _check_stability(values["stability"])
     if values["warmup_epochs"] >= values["epochs"]:
         raise HyperparameterError(
             f"hyperparameter warmup-epochs is {values['warmup_epochs']:g} and epochs {values['epochs']}: "
@@ -130,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     add("max-unreadable", _number(float, 0), 0.01, "largest share of unreadable images")
     add("debug-hook-config", _text, None, "SageMaker's DebugHookConfig as JSON; no hook without it")
     add("stop-rules", _text, None, "{RULE: {PARAMETER: STRING}} as JSON: rules whose issues end the training")
+    add("stability", _text, None, "{seeds, trials} as JSON: trials to repeat afterwards with further seeds")
     add("profiler-interval-ms", _number(int, 0), 0, "between system metrics, 100 to 60000; 0 is off")
     add(
         "profiler-num-steps", _number(int, 0), 0, "first training steps that torch.profiler watches; 0 is off"
@@ -181,6 +185,17 @@ def _choice(choices: Sequence[str]) -> Callable[[str], str]:
 def _boolean(value: str) -> bool:
     """true or false; SageMaker's training toolkit passes the first on as True."""
     return _choice(("true", "false"))(value.lower()) == "true"
+
+
+def _check_stability(given: dict[str, Any]) -> None:
+    trials = given.get("trials")
+    if not isinstance(given.get("seeds"), int) or not isinstance(trials, list):
+        raise HyperparameterError("hyperparameter stability must be {seeds: NUMBER, trials: [TRIAL, …]}")
+    for trial in trials:
+        if not isinstance(trial, dict) or not {"name", "lr", "batch-size", "epochs"} <= trial.keys():
+            raise HyperparameterError(
+                f"hyperparameter stability: a trial needs name, lr, batch-size and epochs, got {trial!r}"
+            )
 
 
 def _json_object(name: str, argument: str | None, environment: Mapping[str, str]) -> dict[str, Any] | None:

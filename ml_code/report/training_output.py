@@ -28,6 +28,8 @@ class TrainingOutput:
     unreadable_lines: int
     losses: Mapping[str, Sequence[Point]]
     losses_reason: str | None
+    stability: Mapping[str, Any] | None
+    """The best trials with further seeds; None where none was repeated."""
 
     def profiler(self) -> dict[str, Any]:
         """report.json's `profiler`."""
@@ -59,6 +61,7 @@ def read_training_output(folder: Path, outputs: Outputs) -> TrainingOutput:
         unreadable_lines=broken,
         losses=losses,
         losses_reason=losses_reason,
+        stability=_json(folder / "stability.json"),
     )
 
 

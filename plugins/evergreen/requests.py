@@ -4,6 +4,7 @@ Each returns the keyword arguments of one boto3 call, without the job's name (th
 retry may need the next one) and with `RoleArn` as the plan has it (the provider expands a name to an ARN).
 """
 
+import json
 import math
 from typing import Any
 
@@ -17,6 +18,7 @@ CHECKPOINTS = "/opt/ml/checkpoints"
 OBJECTIVES = {"validation_loss": "Minimize", "validation_accuracy": "Maximize"}
 # What assess looks at of the training split: as many as it takes of each split.
 TRAIN_SAMPLE = 500
+STABILITY_TRIALS = 3
 _NUMBER = r"([0-9.eE+-]+)"
 METRICS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
@@ -183,6 +185,7 @@ def retrain(
     return {
         "HyperParameters": _static_hyperparameters(plan, code, weights)
         | best_hyperparameters(tuning["Tuning"])
+        | stability(plan, tuning)
         | debugger.hyperparameters(plan),
         **_training(plan, dataset, features, weights, plan.pipeline.compute.training_instance_count),
         "CheckpointConfig": {"S3Uri": f"{plan.run_uri}/checkpoints", "LocalPath": CHECKPOINTS},
@@ -190,6 +193,23 @@ def retrain(
         "Environment": {"SM_CHECKPOINT_DIR": CHECKPOINTS},
         "Tags": tags(plan),
     }
+
+
+def stability(plan: Plan, tuning: dict[str, Any]) -> dict[str, str]:
+    """The hyperparameter that has train.py repeat the best three trials, or none."""
+    seeds = plan.pipeline.tuning.stability_seeds
+    if not seeds:
+        return {}
+    sign = 1 if OBJECTIVES[plan.pipeline.tuning.objective] == "Minimize" else -1
+    ended = [trial for trial in tuning["TrainingJobs"] if trial["objective"] is not None]
+    trials = [
+        {
+            "name": trial["name"],
+            **{name: value.strip('"') for name, value in trial["hyperparameters"].items()},
+        }
+        for trial in sorted(ended, key=lambda trial: sign * float(trial["objective"]))[:STABILITY_TRIALS]
+    ]
+    return {"stability": json.dumps({"seeds": seeds, "trials": trials}, separators=(",", ":"))}
 
 
 def best_hyperparameters(tuning: dict[str, Any]) -> dict[str, str]:

@@ -223,6 +223,15 @@ class Tuning(Settings):
         default=0, title="Seed", description="Of the search and of each training.", ge=0, le=2**31 - 1
     )
 
+    stability_seeds: int = Field(
+        default=0,
+        title="Further seeds",
+        description="The retraining job also repeats the best three trials with so many other seeds each, for the "
+        "report to say how much of their order is chance; 0 is off.",
+        ge=0,
+        le=20,
+    )
+
     @model_validator(mode="after")
     def warmup_within_epochs(self) -> Self:
         if self.warmup_epochs >= self.epochs.min:

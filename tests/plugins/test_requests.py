@@ -92,6 +92,24 @@ def test_no_training_job_sees_the_test_split(features: dict[str, Any] | None) ->
     )
 
 
+def test_the_best_three_trials_are_repeated_where_the_pipeline_asks() -> None:
+    trials = [
+        {
+            "name": f"t-{number}",
+            "objective": value,
+            "hyperparameters": {"lr": "0.1", "batch-size": '"64"', "epochs": "9"},
+        }
+        for number, value in enumerate((0.4, None, 0.1, 0.3, 0.2))
+    ]
+    tuning = {**TUNING, "TrainingJobs": trials}
+    assert "stability" not in requests.retrain(plan(), DATASET, FEATURES, CODE, tuning)["HyperParameters"]
+    asked = requests.retrain(plan(tuning={"stability_seeds": 4}), DATASET, FEATURES, CODE, tuning)
+    given = json.loads(asked["HyperParameters"]["stability"])
+    assert given["seeds"] == 4
+    assert [trial["name"] for trial in given["trials"]] == ["t-2", "t-4", "t-3"]
+    assert given["trials"][0]["batch-size"] == "64"
+
+
 def test_the_sample_of_training_images_is_spread_over_all_of_them() -> None:
     files = [f"{number % 7}/{number}.jpg" for number in range(1257)]
     prefix, *sample = requests.train_sample([{"prefix": "s3://b/d/train/"}, *files])
