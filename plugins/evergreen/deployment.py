@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 START_LIMIT_S = 3600
 # Between two looks at an endpoint; with an own process for each of them when the task is deferred.
 PAUSE_S, DEFERRED_PAUSE_S = 2, 10
+# In the reasons of failures that SageMaker may not have the next time.
+TRANSIENT = ("capacity", "internalservererror", "internal error")
 # Of the wrong answers, how many are told.
 MOST_TOLD = 3
 
@@ -226,7 +228,9 @@ class EndpointOperator(FromPlan, SageMakerEndpointOperator):
             if change.before
             else "nothing served before, so there is nothing to put back"
         )
-        raise AirflowFailException("; ".join(sentences))
+        transient = any(word in problem.lower() for word in TRANSIENT)
+        # Another try of what the model itself has caused would end alike.
+        raise (AirflowException if transient else AirflowFailException)("; ".join(sentences))
 
     def _described(self, live: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -219,6 +219,20 @@ def test_a_canary_that_answers_otherwise_is_rolled_back_by_its_alarm(deployed: D
     assert deployed.serving() == deployed.live
 
 
+def test_a_second_try_of_a_deployment_changes_nothing(deployed: Deployed) -> None:
+    def changed() -> Any:
+        described = deployed.cloud.client("sagemaker").describe_endpoint(EndpointName=deployed.name)
+        return described["LastModifiedTime"]
+
+    before = changed()
+    operator = EndpointOperator(task_id="endpoint", inputs=SERVING)
+    returned = operator.execute(
+        context(plan=plan_of("digits"), config=deployed.live, assess=deployed.doubted())
+    )
+    assert returned["Endpoint"]["EndpointConfigName"] == deployed.live
+    assert changed() == before
+
+
 def test_a_rollback_is_one_command_which_may_be_repeated(stack: Stack, deployed: Deployed) -> None:
     def roll_back() -> str:
         command = [sys.executable, "-m", "scripts.rollback", "digits", "--var", str(stack.var)]
