@@ -1,4 +1,4 @@
-"""How fast a model answers on the machine that assesses it, through the functions that serve it."""
+"""How fast a model answers on the machine that assesses it, and whether the serving functions answer the same."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from inference import predict_batch, predict_fn
 
 from model.artifact import LoadedModel
+from report.answers import Probabilities
 
 CALLS, WARM_UP = 100, 10
 BATCH, BATCHES = 64, 3
@@ -51,6 +52,19 @@ def latency(model: LoadedModel, files: Sequence[Path]) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+
+
+def parity(model: LoadedModel, files: Sequence[Path], assessed: Probabilities) -> dict[str, Any]:
+    """report.json's `parity`: how far the functions that serve are from the assessment, image by image.
+
+    :param assessed: the predictions' probabilities in predictions.jsonl, of `files`, [n].
+    """
+    served = predict_batch([file.read_bytes() for file in files], model)
+    differences = [
+        abs(float(answer.probabilities.max()) - float(probability))
+        for answer, probability in zip(served, assessed, strict=True)
+    ]
+    return {"images": len(files), "max_difference": max(differences)}
 
 
 def _device(device: torch.device) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from report.comparison import compare, compare_classes
 from report.foreign import foreign
-from report.latency import BATCH, latency
+from report.latency import BATCH, latency, parity
 from report.loaded import Loaded, load
 from report.metrics import classification_metrics
 from report.predictions import Predictions, predict
@@ -48,17 +48,18 @@ def run_model(
 
 
 def measured(tested: Tested, test: Path, confidence: float) -> dict[str, Any]:
-    """`latency`, `robustness` and `foreign` of a model that has answered the test split."""
+    """`latency`, `parity`, `robustness` and `foreign` of a model that has answered the test split."""
     predictions, model = tested.predictions, tested.loaded.served
     # Of all classes: they may differ in what it takes to decode them.
-    rows = np.linspace(0, len(predictions.answers) - 1, BATCH).astype(int)
-    files = [test / predictions.file(int(i)) for i in np.unique(rows)]
+    rows = np.unique(np.linspace(0, len(predictions.answers) - 1, BATCH).astype(int))
+    files = [test / predictions.file(int(i)) for i in rows]
     return {
         "latency": {
             "load_seconds": tested.loaded.seconds,
             "archive_bytes": tested.loaded.archive_bytes,
             **latency(model, files),
         },
+        "parity": parity(model, files, predictions.answers.confidence[rows]),
         "robustness": robustness(model, predictions, test, confidence),
         "foreign": foreign(model, predictions, test),
     }

@@ -90,7 +90,10 @@ def _way_back(report: Mapping[str, Any]) -> dict[str, str | None]:
     """One sentence and one command that undo the decision, as far as there is something to undo."""
     champion = report["serving"]
     promoted = report["verdict"]["decision"] != "hold"
-    update = "aws sagemaker update-endpoint --endpoint-name {} --endpoint-config-name {}"
+    update = (
+        f"make rollback PIPELINE={report['run']['pipeline']} TO={{1}}\n# or, with the AWS CLI alone:\n"
+        "aws sagemaker update-endpoint --endpoint-name {0} --endpoint-config-name {1}"
+    )
     if champion is None:
         endpoint = report["run"].get("endpoint")
         if not promoted:
