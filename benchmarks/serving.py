@@ -60,7 +60,7 @@ class Server:
         ]  # fmt: skip
         before = self._cpu()
         said: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-        if set(said["statuses"]) != {"200"}:
+        if way == "closed" and set(said["statuses"]) != {"200"}:
             raise RuntimeError(f"{self.name} answered {said['statuses']}")
         return said | {"server_cpu_ms": 1000 * (self._cpu() - before) / requests}
 
@@ -107,9 +107,6 @@ def _round(servers: Sequence[Server], limits: "_Limits", image: Path, number: in
         # A different one begins every time.
         for server in (*servers[number % len(servers) :], *servers[: number % len(servers)]):
             said[f"{server.name} {callers}"] = server.load("closed", callers, requests, image)
-    ours = said["float32 8"]
-    rate = 0.7 * REQUESTS[8] / ours["seconds"]
-    said["open"] = servers[0].load("open", rate, OPEN_REQUESTS, image)
     print(
         f"round {number} (load {said['load']}): "
         + ", ".join(
@@ -119,6 +116,9 @@ def _round(servers: Sequence[Server], limits: "_Limits", image: Path, number: in
         ),
         file=sys.stderr,
     )
+    ours = said["float32 8"]
+    rate = 0.7 * REQUESTS[8] / ours["seconds"]
+    said["open"] = servers[0].load("open", rate, OPEN_REQUESTS, image)
     return said
 
 
@@ -141,8 +141,10 @@ def _figures(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "server_cpu_ms": round(median(one["server_cpu_ms"] for one in of_way), 1),
             }
     milliseconds = sorted(value for one in rounds for value in one["open"]["milliseconds"])
+    refused = sum(one["open"]["statuses"].get("503", 0) for one in rounds)
     figures["at_70_percent"] = {
         "requests": len(milliseconds),
+        "refused": refused,
         "p50_ms": round(median(milliseconds), 1),
         "p99_ms": round(milliseconds[int(0.99 * len(milliseconds))], 1),
     }
@@ -181,8 +183,8 @@ def _bounds(figures: dict[str, Any]) -> dict[str, bool]:
     more = figures["float32 1"]["p50_ms"] - figures["forward_ms"]
     said[f"1 caller: {more:.1f} ms more than a forward pass, at most 5"] = more <= 5
     open_ = figures["at_70_percent"]
-    said[f"at 70 %: p99 {open_['p99_ms']} ms, at most 3 times p50 {open_['p50_ms']} ms"] = (
-        open_["p99_ms"] <= 3 * open_["p50_ms"]
+    said[f"at 70 %: p99 {open_['p99_ms']} ms, at most 3 times p50 {open_['p50_ms']} ms; none refused"] = (
+        open_["p99_ms"] <= 3 * open_["p50_ms"] and not open_["refused"]
     )
     return said
 

@@ -18,7 +18,7 @@ class Settings:
     default_accept: str = "application/json"
     backends: tuple[str, ...] = ("int8", "onnxruntime", "openvino", "eager")
     max_batch: int = 8
-    batch_delay_s: float = 0.002
+    batch_delay_s: float = 0.01
     max_waiting: int = 128
     max_body: int = 25 * 1024 * 1024
     body_timeout_s: float = 30.0
