@@ -40,7 +40,7 @@ class Alarms:
         for name in names:
             if name not in found:
                 raise invalid(
-                    f"The alarm {name} of AutoRollbackConfiguration does not exist in CloudWatch; create it first"
+                    f"The metric alarm {name} of AutoRollbackConfiguration does not exist in CloudWatch; create it"
                 )
             alarm = found[name]
             if not alarm.get("MetricName") or alarm.get("ComparisonOperator") not in OPERATORS:

@@ -19,11 +19,12 @@ from local_sagemaker.serving.fleets import (
     Fleets,
     end,
     end_servers,
+    never_up,
     on_this_machine,
     wait_until_ready,
 )
 from local_sagemaker.serving.models import EndpointConfigs, Models
-from local_sagemaker.serving.plans import described, retain, summaries, with_capacities
+from local_sagemaker.serving.plans import described, pending, retain, summaries, with_capacities
 from local_sagemaker.serving.policies import Policy, policy
 from local_sagemaker.serving.router import Router
 from local_sagemaker.serving.servers import ModelServer, ServerError
@@ -31,8 +32,6 @@ from local_sagemaker.serving.servers import ModelServer, ServerError
 log = logging.getLogger(__name__)
 
 TRIES_TO_COME_BACK = 5
-ENDS_BEFORE_FAILED = 3
-"""How often in a row an old server may end before its rollback is given up."""
 
 
 class Endpoints(Resources):
@@ -89,7 +88,7 @@ class Endpoints(Resources):
                 retain(served, endpoint, request.get("ExcludeRetainedVariantProperties", []))
             endpoint.pop("FailureReason", None)
             endpoint["EndpointStatus"] = "Updating"
-            endpoint["PendingDeploymentSummary"] = _pending(served, "Creating", time.time())
+            endpoint["PendingDeploymentSummary"] = pending(served, "Creating", time.time())
         self._in_background(name, lambda: self._update(name, served, deployment, carried_out))
         return {"EndpointArn": arn(self.kind, name, region)}
 
@@ -210,12 +209,18 @@ class Endpoints(Resources):
             return
 
         def tell(status: str, message: str) -> None:
-            self.set(name, PendingDeploymentSummary=_pending(served, status, started, message))
+            self.set(name, PendingDeploymentSummary=pending(served, status, started, message))
 
         try:
             Deployment(self._cloud, self._router, carried_out, green, started).run(tell)
         except RollbackError as error:
             self._roll_back(name, green, str(error))
+            return
+        except ClosedError:
+            raise
+        except Exception:
+            log.exception("endpoint %s", name)
+            self._roll_back(name, green, "InternalServerError: see the service's log")
             return
         old = self._router.switch(name, green)
         if self._cloud.closing.wait(carried_out.termination_wait_s):
@@ -232,7 +237,7 @@ class Endpoints(Resources):
         self._router.shift(name, green, Fraction(0))
         log.warning("endpoint %s: back to %s: %s", name, blue.config, reason)
         self.set(name, EndpointStatus="RollingBack", FailureReason=reason)
-        if failure := self._never_up(blue):
+        if failure := never_up(blue, self._cloud.closing):
             # Both stay: the new one answers where the old one cannot.
             self.set(
                 name,
@@ -244,18 +249,6 @@ class Endpoints(Resources):
         self._router.switch(name, blue)
         end([green])
         self._undone(name, reason)
-
-    def _never_up(self, fleet: Fleet) -> str | None:
-        """Wait until each variant has a server that is up; the sentence about one that has none."""
-        for variant in fleet.variants:
-            while variant.servers and variant.least_busy() is None:
-                if all(server.ends_in_a_row >= ENDS_BEFORE_FAILED for server in variant.servers):
-                    return variant.servers[0].failure(
-                        "the model server of the old fleet does not start again"
-                    )
-                if self._cloud.closing.wait(0.1):
-                    raise ClosedError
-        return None
 
     def _undone(self, name: str, reason: str) -> None:
         log.warning("endpoint %s: the update was undone: %s", name, reason)
@@ -293,18 +286,6 @@ class Endpoints(Resources):
         self._router.switch(name, fleet)
         end_servers(surplus)
         self.set(name, EndpointStatus="InService", ProductionVariants=summaries(plan))
-
-
-def _pending(served: Document, status: str, started: float, message: str | None = None) -> Document:
-    """PendingDeploymentSummary."""
-    summary: Document = {
-        "EndpointConfigName": served["EndpointConfigName"],
-        "StartTime": started,
-        "ProductionVariants": summaries(served["Plan"], status, message),
-    }
-    if served["ShadowPlan"]:
-        summary["ShadowProductionVariants"] = summaries(served["ShadowPlan"], status, message)
-    return summary
 
 
 def _policy(deployment: Document, served: Document) -> Policy:

@@ -1,6 +1,7 @@
 """Starting and ending the servers behind an endpoint."""
 
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Iterable
@@ -8,7 +9,7 @@ from fractions import Fraction
 
 from local_sagemaker.api.protocol import Document
 from local_sagemaker.aws.s3 import TransferError
-from local_sagemaker.cloud import Cloud
+from local_sagemaker.cloud import ClosedError, Cloud
 from local_sagemaker.processes.runner import Box
 from local_sagemaker.serving.capture import Capture
 from local_sagemaker.serving.fleet import Fleet, Shadow, Variant
@@ -18,6 +19,8 @@ from local_sagemaker.serving.servers import ModelServer, ServerError, ServerPlan
 DRAIN_LIMIT_S = 65.0
 # Instances of a variant on one machine share its processors: a second keeps serving while one restarts.
 MOST_INSTANCES = 2
+ENDS_BEFORE_FAILED = 3
+"""How often in a row a server that served may end before it is given up."""
 
 
 class Fleets:
@@ -100,6 +103,20 @@ def wait_until_ready(started: list[ModelServer]) -> None:
         for server in started:
             server.close()
         raise
+
+
+def never_up(fleet: Fleet, closing: threading.Event) -> str | None:
+    """Wait until each variant has a server that is up; the sentence about one whose servers keep ending.
+
+    Raises ClosedError when the service is ending.
+    """
+    for variant in fleet.variants:
+        while variant.servers and variant.least_busy() is None:
+            if all(server.ends_in_a_row >= ENDS_BEFORE_FAILED for server in variant.servers):
+                return variant.servers[0].failure("the model server of the old fleet does not start again")
+            if closing.wait(0.1):
+                raise ClosedError
+    return None
 
 
 def end(fleets: Iterable[Fleet]) -> None:

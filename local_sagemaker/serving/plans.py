@@ -88,3 +88,15 @@ def _capture_summary(config: Document | None) -> Document | None:
         "DestinationS3Uri": config["DestinationS3Uri"],
         "KmsKeyId": config.get("KmsKeyId", ""),
     }
+
+
+def pending(served: Document, status: str, started: float, message: str | None = None) -> Document:
+    """PendingDeploymentSummary."""
+    summary: Document = {
+        "EndpointConfigName": served["EndpointConfigName"],
+        "StartTime": started,
+        "ProductionVariants": summaries(served["Plan"], status, message),
+    }
+    if served["ShadowPlan"]:
+        summary["ShadowProductionVariants"] = summaries(served["ShadowPlan"], status, message)
+    return summary
