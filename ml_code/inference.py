@@ -10,10 +10,13 @@ A server that gathers requests into batches calls in place of predict_fn
     decode_fn(image, model) -> crop           in parallel
     forward_fn(crops, model) -> predictions   for images of many requests
 
-Nothing is fetched: a body is an image, never the address of one.
+Nothing is fetched: a body is an image, never the address of one. What is the caller's fault is raised with `status`, an
+HTTP status of 4xx; in AWS's inference image as its toolkit's error, since the toolkit answers 500 to any other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 
 import torch
@@ -24,6 +27,13 @@ from data.bodies import images_of
 from model.artifact import LoadedModel, load_model
 from model.prediction import Prediction, checked, written
 
+try:
+    from sagemaker_inference.errors import (  # type: ignore[import-not-found]  # AWS's image has it
+        BaseInferenceToolkitError as ToolkitError,
+    )
+except ImportError:
+    ToolkitError = None
+
 Picture = bytes | Image
 
 
@@ -32,12 +42,26 @@ def model_fn(model_dir: str) -> LoadedModel:
     return load_model(Path(model_dir))
 
 
-def input_fn(request_body: bytes, content_type: str) -> bytes | list[bytes]:
+@contextmanager
+def _faults() -> Generator[None]:
+    """The toolkit's words for a caller's fault, where there is a toolkit."""
+    try:
+        yield
+    except ValueError as error:
+        if ToolkitError is None or not (status := getattr(error, "status", None)):
+            raise
+        raise ToolkitError(status, str(error), HTTPStatus(status).phrase) from error
+
+
+def input_fn(request_body: bytes | bytearray | str, content_type: str) -> bytes | list[bytes]:
     """Image files, looked at but not decoded: how much of them is needed, the model knows.
 
     :raises ValueError: with a sentence for the caller; see `data.bodies.images_of`.
     """
-    return images_of(request_body, content_type)
+    # TorchServe hands over a bytearray, the toolkit in front of it a string where the content type is JSON's.
+    body = request_body.encode() if isinstance(request_body, str) else bytes(request_body)
+    with _faults():
+        return images_of(body, content_type)
 
 
 def predict_fn(images: Picture | Sequence[Picture], model: LoadedModel) -> Prediction | list[Prediction]:
@@ -46,9 +70,10 @@ def predict_fn(images: Picture | Sequence[Picture], model: LoadedModel) -> Predi
     :raises data.decoding.UnreadableImageError: when an image turns out to be cut short or damaged.
     :raises model.prediction.AnswerError: when the model answers with what is no probability.
     """
-    if isinstance(images, bytes | Image):
-        return predict_batch([images], model)[0]
-    return predict_batch(images, model)
+    with _faults():
+        if isinstance(images, bytes | Image):
+            return predict_batch([images], model)[0]
+        return predict_batch(images, model)
 
 
 def predict_batch(images: Sequence[Picture], model: LoadedModel) -> list[Prediction]:
@@ -78,4 +103,5 @@ def output_fn(prediction: Prediction | Sequence[Prediction], accept: str) -> tup
 
     :raises model.prediction.NotAcceptableError: when the caller takes none that there is.
     """
-    return written(prediction, accept)
+    with _faults():
+        return written(prediction, accept)

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import socket
+from base64 import b64encode
 from pathlib import Path
 
 import inference
@@ -68,6 +69,41 @@ def test_png_sent_as_jpeg_is_read(model: inference.LoadedModel) -> None:
     file = io.BytesIO()
     Image.new("L", (32, 32)).save(file, "PNG")
     assert inference.predict_fn(inference.input_fn(file.getvalue(), "image/jpeg"), model)
+
+
+def test_bodies_come_as_torchserve_hands_them_over(model: inference.LoadedModel, digits: Path) -> None:
+    content = (digits / "test/7/001.jpg").read_bytes()
+    assert inference.predict_fn(inference.input_fn(bytearray(content), "image/jpeg"), model)
+    document = json.dumps({"instances": [{"b64": b64encode(content).decode()}]})
+    [prediction] = inference.predict_fn(inference.input_fn(document, JSON), model)
+    assert answer(prediction)["label"] == "7"
+
+
+def test_the_callers_faults_are_the_toolkits_where_there_is_one(
+    model: inference.LoadedModel, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sagemaker_inference.errors.BaseInferenceToolkitError`: the toolkit answers 500 to everything else."""
+
+    class ToolkitError(Exception):
+        def __init__(self, status_code: int, message: str, phrase: str) -> None:
+            self.said = status_code, message, phrase
+
+    monkeypatch.setattr(inference, "ToolkitError", ToolkitError)
+    image = (digits / "test/1/000.jpg").read_bytes()
+    with pytest.raises(ToolkitError) as raised:
+        inference.input_fn(b"nothing", "image/jpeg")
+    assert raised.value.said == (
+        415, "the content is no JPEG, PNG, WebP, GIF, BMP or TIFF image", "Unsupported Media Type",
+    )  # fmt: skip
+    with pytest.raises(ToolkitError) as raised:
+        inference.predict_fn(inference.input_fn(image[: len(image) // 2], ""), model)
+    assert raised.value.said[0] == 400
+    with pytest.raises(ToolkitError) as raised:
+        inference.output_fn(inference.predict_fn(image, model), "image/png")
+    assert raised.value.said[0] == 406
+    broken = dataclasses.replace(model, network=lambda images: torch.full((1, 10), torch.nan))
+    with pytest.raises(AnswerError):
+        inference.predict_fn(image, broken)
 
 
 def test_an_image_that_is_cut_short_has_no_answer(model: inference.LoadedModel, digits: Path) -> None:
