@@ -11,8 +11,9 @@ own; where TorchServe cannot be had its figure is null.
 
 The limit is cores / processor seconds of decoding and a forward pass, measured between the rounds in the server's own
 functions, nothing beside them. The load generator's 0.1 ms a request and the HTTP server's share come out of the same
-processors. At 70 % of our throughput with 8 callers requests come at random moments, and p99 is held against p50.
-Figures are medians over the rounds.
+processors. At 70 % of our throughput with 8 callers, requests come at a steady rate, and p99 is held against p50. It is
+shown, and not held, for requests at random moments: with two processors and answers that take equally long, p99 is more
+than 3 times p50 by their coincidences alone. Figures are medians over the rounds.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ ARCH = os.environ.get("ARCH", "resnet18")
 BLOCKS = {"resnet18": ("BasicBlock", [2, 2, 2, 2]), "resnet50": ("Bottleneck", [3, 4, 6, 3])}
 ROUNDS = 4
 REQUESTS = {1: 30, 8: 80, 32: 128}
-OPEN_REQUESTS = 300
+OPEN_REQUESTS = 200
 READY_S = 120
 
 
@@ -118,7 +119,8 @@ def _round(servers: Sequence[Server], limits: "_Limits", image: Path, number: in
     )
     ours = said["float32 8"]
     rate = 0.7 * REQUESTS[8] / ours["seconds"]
-    said["open"] = servers[0].load("open", rate, OPEN_REQUESTS, image)
+    for way in ("steady", "random"):
+        said[way] = servers[0].load(way, rate, OPEN_REQUESTS, image)
     return said
 
 
@@ -140,14 +142,14 @@ def _figures(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "p50_ms": round(median(median(one["milliseconds"]) for one in of_way), 1),
                 "server_cpu_ms": round(median(one["server_cpu_ms"] for one in of_way), 1),
             }
-    milliseconds = sorted(value for one in rounds for value in one["open"]["milliseconds"])
-    refused = sum(one["open"]["statuses"].get("503", 0) for one in rounds)
-    figures["at_70_percent"] = {
-        "requests": len(milliseconds),
-        "refused": refused,
-        "p50_ms": round(median(milliseconds), 1),
-        "p99_ms": round(milliseconds[int(0.99 * len(milliseconds))], 1),
-    }
+    for way in ("steady", "random"):
+        milliseconds = sorted(value for one in rounds for value in one[way]["milliseconds"])
+        figures[f"at_70_percent {way}"] = {
+            "requests": len(milliseconds),
+            "refused": sum(one[way]["statuses"].get("503", 0) for one in rounds),
+            "p50_ms": round(median(milliseconds), 1),
+            "p99_ms": round(milliseconds[int(0.99 * len(milliseconds))], 1),
+        }
     for callers in (8, 32):
         ours = figures[f"float32 {callers}"]["per_second"]
         figures[f"ratios {callers}"] = {
@@ -182,10 +184,10 @@ def _bounds(figures: dict[str, Any]) -> dict[str, bool]:
             )
     more = figures["float32 1"]["p50_ms"] - figures["forward_ms"]
     said[f"1 caller: {more:.1f} ms more than a forward pass, at most 5"] = more <= 5
-    open_ = figures["at_70_percent"]
-    said[f"at 70 %: p99 {open_['p99_ms']} ms, at most 3 times p50 {open_['p50_ms']} ms; none refused"] = (
-        open_["p99_ms"] <= 3 * open_["p50_ms"] and not open_["refused"]
-    )
+    open_ = figures["at_70_percent steady"]
+    said[
+        f"at 70 %, steady: p99 {open_['p99_ms']} ms, at most 3 times p50 {open_['p50_ms']} ms; none refused"
+    ] = open_["p99_ms"] <= 3 * open_["p50_ms"] and not open_["refused"]
     return said
 
 

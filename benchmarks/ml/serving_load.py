@@ -1,12 +1,12 @@
 """A load generator that takes little of the processors it shares with the server: 0.1 ms a request.
 
     python -m benchmarks.ml.serving_load URL FILE CONTENT_TYPE closed CONCURRENCY REQUESTS
-    python -m benchmarks.ml.serving_load URL FILE CONTENT_TYPE open RATE REQUESTS
+    python -m benchmarks.ml.serving_load URL FILE CONTENT_TYPE steady|random RATE REQUESTS
 
-Closed: each of CONCURRENCY callers sends its next request when it has its answer. Open: requests go out at random
-moments, RATE a second on average, whether earlier ones are answered or not. One connection a caller, kept. Ends when
-every answer is there. Prints JSON: seconds from the first request to the last answer, milliseconds of each, statuses,
-and the generator's own processor seconds.
+Closed: each of CONCURRENCY callers sends its next request when it has its answer. Steady: requests go out RATE a
+second, whether earlier ones are answered or not; random: at moments of a Poisson process of that rate. One connection
+a caller, kept. Ends when every answer is there. Prints JSON: seconds from the first request to the last answer,
+milliseconds of each, statuses, and the generator's own processor seconds.
 """
 
 import asyncio
@@ -55,11 +55,11 @@ class Load:
 
         await asyncio.gather(*(caller() for _ in range(concurrency)))
 
-    async def open(self, rate: float, requests: int) -> None:
+    async def open(self, rate: float, requests: int, steady: bool) -> None:
         drawn = random.Random(0)  # ruff: ignore[suspicious-non-cryptographic-random-usage]
         due, tasks = time.perf_counter(), []
         for _ in range(requests):
-            due += drawn.expovariate(rate)
+            due += 1 / rate if steady else drawn.expovariate(rate)
             await asyncio.sleep(max(0, due - time.perf_counter()))
             tasks.append(asyncio.create_task(self.one(due)))
         await asyncio.gather(*tasks)
@@ -75,7 +75,7 @@ async def main(url: str, file: str, content_type: str, way: str, number: str, re
     await (
         load.closed(int(number), int(requests))
         if way == "closed"
-        else load.open(float(number), int(requests))
+        else load.open(float(number), int(requests), way == "steady")
     )
     seconds = time.perf_counter() - started
     load.end()

@@ -123,15 +123,16 @@ class Batcher:
 
     def _start(self) -> None:
         """Start passes while there are images and free lanes."""
-        while self._waiting and (free := self._lanes.count - self._running):
+        while self._waiting and self._running < self._lanes.count:
             age = time.perf_counter() - self._waiting[0].since
             if self._decoding and len(self._waiting) < self._max_batch and age < self._delay_s:
                 if self._timer is None:
                     loop = asyncio.get_running_loop()
                     self._timer = loop.call_later(self._delay_s - age, self._on_time)
                 return
-            # What is there is dealt out evenly: two lanes with four images each are done before one with eight.
-            count = min(self._max_batch, -(-len(self._waiting) // free))
+            # What is there is dealt out evenly among the lanes, those that will be free in a moment included: a long
+            # pass makes its images wait for one another, and on processors saves little.
+            count = min(self._max_batch, -(-len(self._waiting) // self._lanes.count))
             batch = [self._waiting.popleft() for _ in range(count)]
             alone = not (self._running or self._waiting or self._decoding)
             self._running += 1
