@@ -14,12 +14,7 @@ from airflow.sdk import Asset, TaskGroup, TriggerRule, chain, dag
 
 from evergreen import pipeline, tasks
 from evergreen.batch import BatchPredictOperator
-from evergreen.deployment import (
-    EndpointConfigOperator,
-    EndpointOperator,
-    ModelOperator,
-    VerifyEndpointOperator,
-)
+from evergreen.deployment import EndpointConfigOperator, EndpointOperator, ModelOperator
 from evergreen.operators import (
     AssessOperator,
     ExtractFeaturesOperator,
@@ -29,6 +24,7 @@ from evergreen.operators import (
 )
 from evergreen.registry import ApproveOperator
 from evergreen.sync import SyncDatasetOperator
+from evergreen.verification import VerifyEndpointOperator
 
 # A step runs when some of what it waits for has run and the rest was rightly left out.
 AFTER_A_BRANCH = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS

@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperatorLink
 
 from evergreen.addresses import PREFIX, href, job_page, report_page
 from evergreen.batch import BatchPredictOperator
-from evergreen.deployment import EndpointOperator, VerifyEndpointOperator
+from evergreen.deployment import EndpointOperator
 from evergreen.operators import (
     AssessOperator,
     ExtractFeaturesOperator,
@@ -18,6 +18,7 @@ from evergreen.operators import (
     StageWeightsOperator,
     TuneOperator,
 )
+from evergreen.verification import VerifyEndpointOperator
 from evergreen.web.app import app
 
 

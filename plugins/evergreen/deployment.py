@@ -187,7 +187,8 @@ class EndpointOperator(FromPlan, SageMakerEndpointOperator):
             if state != shown:
                 self.log.info("%s is %s (%.0f s)", name, state, time.time() - change.began)
                 shown = state
-            if watch:
+            # While its instances start, the new fleet answers nobody.
+            if watch and "Creating" not in state:
                 self._count(watch, change)
             if self.deferrable:
                 self.defer(
@@ -237,45 +238,6 @@ class EndpointOperator(FromPlan, SageMakerEndpointOperator):
             "EndpointConfig": serialize(self.hook.describe_endpoint_config(live["EndpointConfigName"])),
             "Endpoint": serialize(live),
         }
-
-
-class VerifyEndpointOperator(FromPlan):
-    """The endpoint has the requested configuration and answers as the model did offline.
-
-    On any doubt the configuration that served before is put back, and the task fails with the reason. Returns what
-    serves, what served before, and the smoke test's answers.
-    """
-
-    def execute(self, context: "Context") -> dict[str, Any]:
-        inputs = self.pull(context)
-        plan, config_name, assessment = self.plan, inputs["endpoint_config_name"], inputs["assessment"]
-        champion = assessment["champion"]
-        predictions: list[dict[str, Any]] = []
-        try:
-            live = endpoints.settle(self.hook, plan.endpoint_name)
-            doubt = endpoints.mismatch(live, plan.endpoint_name, config_name)
-            if doubt is None:
-                client = smoke.runtime(self.aws_conn_id, tries=3)
-                asked = smoke.questions(self.s3, assessment["uri"])
-                doubt, predictions = smoke.test(
-                    client, plan.endpoint_name, asked, assessment["model_version"]
-                )
-        except Exception as error:
-            # What could not be looked at is a doubt too.
-            self.log.exception("the endpoint could not be verified")
-            doubt = f"the endpoint could not be verified: {type(error).__name__}: {error}"
-        if doubt is None:
-            return {
-                "endpoint": plan.endpoint_name,
-                "endpoint_config": config_name,
-                "before": champion,
-                "predictions": predictions,
-            }
-        if champion:
-            outcome = endpoints.put_back(self.hook, plan.endpoint_name, champion["endpoint_config"])
-        else:
-            outcome = "nothing served before, so there is nothing to put back"
-        raise AirflowFailException(f"{doubt}; {outcome}")
 
 
 def _state(live: dict[str, Any]) -> str:

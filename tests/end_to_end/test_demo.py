@@ -16,9 +16,10 @@ from airflow.sdk.exceptions import TaskDeferred
 from PIL import Image, ImageDraw
 
 from evergreen.batch import BatchPredictOperator
-from evergreen.deployment import EndpointOperator, VerifyEndpointOperator
+from evergreen.deployment import EndpointOperator
 from evergreen.plan import Plan
 from evergreen.settings import read, validate
+from evergreen.verification import VerifyEndpointOperator
 from scripts.local_stack import BUCKET, REPOSITORY, Cloud, Stack
 
 # An operator run without Airflow's task runner says so.
