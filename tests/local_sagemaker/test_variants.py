@@ -56,7 +56,7 @@ def test_metrics(cloud: Cloud) -> None:
         count = metric(cloud, "Invocations", "Sum", **of_variant)
         return {"count": count, "busy": "" if count == 10 else "Creating"}
 
-    wait(described, "busy", limit_s=10)
+    wait(described, "busy", limit_s=30)
     for dimensions in (of_variant, {**of_variant, "EndpointConfigName": config}):
         sums = {
             name: metric(cloud, name, "Sum", **dimensions)
@@ -94,7 +94,7 @@ def test_a_shadow_variant_gets_copies_and_holds_nothing_up(cloud: Cloud) -> None
         count = metric(cloud, "Invocation5XXErrors", "Sum", EndpointName=endpoint, VariantName="shadow")
         return {"count": count, "busy": "" if count else "Creating"}
 
-    assert wait(copied, "busy", limit_s=10)["count"] == 10
+    assert wait(copied, "busy", limit_s=30)["count"] == 10
     assert metric(cloud, "Invocations", "Sum", EndpointName=endpoint, VariantName="production") == 20
 
 
