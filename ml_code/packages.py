@@ -16,7 +16,11 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-FULL, SERVING, WITHOUT_DEPENDENCIES = "requirements.txt", "requirements-serving.txt", "requirements-no-deps.txt"
+FULL, SERVING, WITHOUT_DEPENDENCIES = (
+    "requirements.txt",
+    "requirements-serving.txt",
+    "requirements-no-deps.txt",
+)
 
 
 def install_missing(folder: Path) -> None:

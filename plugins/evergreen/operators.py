@@ -326,7 +326,9 @@ class AssessOperator(PlannedJob, SageMakerProcessingOperator):
             "verdict": verdict,
             "accuracy": report["metrics"]["accuracy"],
             # The archive to deploy where it is not the training job's own: the quantised model.
-            "archive": f"{requests.assess_uri(plan)}/{archive}" if (archive := report["int8"]["archive"]) else None,
+            "archive": f"{requests.assess_uri(plan)}/{archive}"
+            if (archive := report["int8"]["archive"])
+            else None,
             "model_version": report["model"]["version"],
             "champion": context["champion"],
         }
