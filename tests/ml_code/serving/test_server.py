@@ -27,6 +27,7 @@ from model.artifact import sha256_of
 from tests.ml_code.conftest import TrainedModel
 
 ML_CODE = Path(serving.__file__).parents[1]
+REPOSITORY = ML_CODE.parent
 
 
 class Answer(NamedTuple):
@@ -38,18 +39,37 @@ class Answer(NamedTuple):
         return str(json.loads(self.body)["error"])
 
 
-def start(model: Path, port: int, **more: str) -> subprocess.Popen[str]:
+def start(model: Path, port: int, code: Path = ML_CODE, **more: str) -> subprocess.Popen[str]:
     environment = {
         "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(code),
         "OMP_WAIT_POLICY": "PASSIVE",
         "SM_MODEL_DIR": str(model),
         "SAGEMAKER_BIND_TO_PORT": str(port),
         **more,
     }
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "serving.server"],
-        cwd=ML_CODE, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, "-W", "error", "-m", "serving.server", "serve"],
+        cwd="/", env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+
+
+def image_files(folder: Path) -> Path:
+    """What the Dockerfile copies to /opt/serving, from what .dockerignore lets through: nothing else is there."""
+    copied = re.findall(
+        r"^COPY (ml_code/\S+) /opt/serving/(\S*)$", (REPOSITORY / "Dockerfile").read_text(), re.M
+    )
+    kept = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    assert len(copied) == 4
+    for source, target in copied:
+        assert f"!{source}" in kept
+        if (REPOSITORY / source).is_dir():
+            shutil.copytree(
+                REPOSITORY / source, folder / target, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        else:
+            shutil.copy(REPOSITORY / source, folder / target)
+    return folder
 
 
 def free_port() -> int:
@@ -78,7 +98,14 @@ def request(
 @pytest.fixture(scope="module")
 def port(trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Generator[int]:
     number, home = free_port(), tmp_path_factory.mktemp("home")
-    process = start(trained.model, number, HOME=str(home))
+    # Without the archive's code: the image's has to be enough.
+    model = Path(
+        shutil.copytree(
+            trained.model, tmp_path_factory.mktemp("served") / "model", ignore=shutil.ignore_patterns("code")
+        )
+    )
+    code = image_files(tmp_path_factory.mktemp("image"))
+    process = start(model, number, code, HOME=str(home), PYTHONDONTWRITEBYTECODE="1")
     try:
         wait_until_ready(process, number)
         yield number
