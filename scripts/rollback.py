@@ -4,7 +4,7 @@
     python -m scripts.rollback digits --to NAME       # another configuration than the one before
     python -m scripts.rollback digits --aws
 
-About 8 s on 2 cores, half of it the model's server. An update that is under way is ended; the command given twice
+About 6 s on 2 cores, some of it the model's server. An update that is under way is ended; the command given twice
 changes nothing more. With --aws boto3's own environment says which account and region. Exit status 0: the sentence that
 is printed is what serves.
 """
