@@ -34,13 +34,18 @@ class Metrics:
             "serving_stage_seconds", "Of an image, by stage", ["stage"], buckets=_SECONDS, registry=registry
         )
         self.stages = {name: stages.labels(name) for name in ("queue", "decode", "forward")}
-        self._backend = Gauge(
-            "serving_backend", "1 for what computes the network", ["backend"], registry=registry
+        self._info = Gauge(
+            "serving_info",
+            "1 for what is served and what computes it",
+            ["model_version", "backend"],
+            registry=registry,
         )
         self._backend_ms = Gauge(
-            "serving_backend_milliseconds", "Processor time an image, measured at start", ["backend"],
+            "serving_backend_milliseconds",
+            "Processor time an image, measured at start",
+            ["backend"],
             registry=registry,
-        )  # fmt: skip
+        )
 
     def observe(self, timings_ms: dict[str, float]) -> None:
         """One image's stages."""
@@ -48,8 +53,9 @@ class Metrics:
         for name, ms in timings_ms.items():
             self.stages[name].observe(ms / 1000)
 
-    def chosen(self, backend: str, ms: dict[str, float]) -> None:
-        self._backend.labels(backend).set(1)
+    def serves(self, model_version: str, backend: str, ms: dict[str, float]) -> None:
+        """:param ms: of each backend that was measured."""
+        self._info.labels(model_version, backend).set(1)
         for name, value in ms.items():
             self._backend_ms.labels(name).set(value)
 

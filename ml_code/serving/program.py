@@ -41,6 +41,7 @@ class Program:
         :raises Exception: whatever importing the program raises.
         """
         module = load(settings)
+        self.file = module.__file__
         context = SimpleNamespace(
             system_properties={"model_dir": str(settings.model_dir), "gpu_id": _gpu()}, manifest={}
         )

@@ -42,34 +42,39 @@ class Service:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         """Loads the program and the model, chooses the backend and warms it up; seconds.
 
-        :raises Exception: whatever the program raises, and ModelError when the model answers a test image with an
-            error; the server then does not start.
+        :raises Exception: whatever the program raises, for a test image too; the server then does not start.
         """
         self._settings, self._metrics = settings, metrics
         lanes = Lanes.of(torch.get_num_threads(), torch.cuda.is_available())
         self._program = Program(settings)
         self._model = self._program.model_fn(str(settings.model_dir))
-        self.backend = "program"
+        log.info("program %s", self._program.file)
+        self.backend, measured = "program", dict[str, float]()
         # The program's functions, which may take as long as they like and are the only ones that may block.
         self._pool = ThreadPoolExecutor(max(2, lanes.all_threads), thread_name_prefix="program")
         self._batcher: Batcher | None = None
         if (decode_fn := self._program.decode_fn) and (forward_fn := self._program.forward_fn):
             crop = decode_fn(_test_image(), self._model)
             forward_fn(crop[None], self._model)  # what is wrong with the model is not a backend's fault
-            self._use_fastest(crop, lanes)
+            measured = self._use_fastest(crop, lanes)
             batcher = self._batcher = Batcher(
                 lambda image: decode_fn(image, self._model),
                 lambda crops: forward_fn(crops, self._model),
                 lanes, settings.max_batch, settings.batch_delay_s, metrics.batch_images.observe,
             )  # fmt: skip
             batcher.warm_up(crop)
+        version = getattr(self._model, "manifest", {}).get("version", "")
+        metrics.serves(version, self.backend, measured)
 
-    def _use_fastest(self, crop: torch.Tensor, lanes: Lanes) -> None:
-        """Puts the fastest backend in the place of the model's network, where the model is one that has such."""
+    def _use_fastest(self, crop: torch.Tensor, lanes: Lanes) -> dict[str, float]:
+        """Puts the fastest backend in the place of the model's network, where the model is one that has such.
+
+        Returns the processor milliseconds of each that was measured.
+        """
         model = self._model
         if not hasattr(model, "network") or model.device.type != "cpu":
             self.backend = "torch"
-            return
+            return {}
         example = model.preprocessing.normalize(crop[None].repeat(2, 1, 1, 1))
         names, threads = self._settings.backends, (lanes.threads, lanes.all_threads)
         choice = choose(model.network, example, names, self._settings.model_dir, threads)
@@ -78,7 +83,7 @@ class Service:
         log.info("backend %s, of %s", choice.name, choice.ms or "one candidate")
         self._model = dataclasses.replace(model, network=choice.backend)
         self.backend = choice.name
-        self._metrics.chosen(choice.name, choice.ms)
+        return choice.ms
 
     async def answer(self, body: bytes, content_type: str, accept: str) -> Answer:
         """:raises CallerError: when the request is at fault. :raises ModelError: when the model is."""
