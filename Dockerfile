@@ -3,7 +3,7 @@
 #
 #   docker build --tag evergreen-serving .
 #   docker run -p 8080:8080 -v "$PWD/model:/opt/ml/model:ro" evergreen-serving
-#   curl --data-binary @image.jpg http://127.0.0.1:8080/invocations
+#   curl --data-binary @image.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8080/invocations
 #
 # model/ is an unpacked model.tar.gz. BASE is any image with Python 3.11 to 3.13 and its venv module; for GPUs choose one
 # with the libraries that its driver wants, and TORCH_BACKEND=cu128; an empty one takes PyPI's torch. Settings are

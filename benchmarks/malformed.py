@@ -49,7 +49,7 @@ def run() -> dict[str, Any]:
             healthy = server.healthy()
     statuses: Counter[str] = Counter()
     for key, count in said.items():
-        statuses[key.split()[1]] += count
+        statuses[key.partition(" ")[2]] += count
     growth = after / before - 1
     return {
         "figures": {

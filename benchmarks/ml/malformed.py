@@ -138,9 +138,15 @@ def _send(address: str, image: bytes, malformed: int, good: int, seed: int) -> C
         kind, body, content_type, accept = (
             ("good", image, "image/jpeg", "") if which == "good" else bodies.next()
         )
-        connection.request("POST", "/invocations", body, {"Content-Type": content_type, "Accept": accept})
-        response = connection.getresponse()
-        response.read()
+        try:
+            connection.request("POST", "/invocations", body, {"Content-Type": content_type, "Accept": accept})
+            response = connection.getresponse()
+            response.read()
+        except ConnectionError:
+            # A header that is not HTTP is answered, and the connection closed, while the body is still being sent.
+            counted[f"{kind} cut off"] += 1
+            connection.close()
+            continue
         counted[f"{kind} {response.status}"] += 1
     connection.close()
     return counted
