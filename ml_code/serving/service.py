@@ -97,7 +97,7 @@ class Service:
             return _answer(answer, accept)
         data = await self._call(program.input_fn, body, content_type, bad_value=400)
         if self._batcher:
-            many = not isinstance(data, bytes)
+            many = isinstance(data, list | tuple)
             try:
                 predictions = await self._batcher.predict(data if many else [data])
             except Exception as error:

@@ -123,6 +123,48 @@ def predict_fn(images, model):
         assert (status, "truncated" in json.loads(body)["error"]) == (400, True)
 
 
+def test_an_input_fn_may_decode(
+    settings: Callable[..., Settings], trained: TrainedModel, digits: Path
+) -> None:
+    program = """
+from io import BytesIO
+from PIL import Image
+
+def input_fn(body, content_type):
+    return Image.open(BytesIO(body)).convert("RGB")
+"""
+    with served(settings(program, trained.model)) as ask:
+        status, _, body = ask((digits / "test/7/001.jpg").read_bytes(), "image/jpeg")
+        assert (status, json.loads(body)["label"]) == (200, "7")
+
+
+def test_answers_that_are_none_are_the_models_fault(
+    settings: Callable[..., Settings], trained: TrainedModel, digits: Path
+) -> None:
+    """Whatever passed when the server started: a rollback watches 5xx, and a caller's fault is none."""
+    program = """
+import dataclasses
+import inference
+from inference import decode_fn, predict_fn
+
+broken = False
+
+def forward_fn(crops, model):
+    if broken:
+        network = model.network
+        model = dataclasses.replace(model, network=lambda images: network(images) * float("nan"))
+    return inference.forward_fn(crops, model)
+"""
+    image = (digits / "test/7/001.jpg").read_bytes()
+    with served(settings(program, trained.model)) as ask:
+        assert ask(image, "image/jpeg")[0] == 200
+        sys.modules["handler"].broken = True  # type: ignore[attr-defined]
+        status, _, body = ask(image, "image/jpeg")
+        sentence = "the model failed: the model answers with probabilities that are not finite"
+        assert (status, json.loads(body)) == (500, {"error": sentence})
+        assert ask(b"nothing", "image/jpeg")[0] == 415
+
+
 def test_a_program_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no mine\.py in"):
         Program(Settings(tmp_path, tmp_path / "code", program="mine.py"))
