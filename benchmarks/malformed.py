@@ -2,7 +2,7 @@
 
     make bench NAME=malformed
 
-About 5 minutes on 2 cores. A ResNet18 at 32 pixels. A tenth of all goes out first, so that what is allocated once is
+About 6 minutes on 2 cores. A ResNet18 at 32 pixels. A tenth of all goes out first, so that what is allocated once is
 there. What the bodies are: benchmarks/ml/malformed.py.
 """
 
