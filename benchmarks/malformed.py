@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.serving import ML, ml_path, ours
+from benchmarks.servers.ways import ML, ml_path, ours
 from scripts.bench import conditions
 from scripts.local_stack import REPOSITORY
 
