@@ -33,7 +33,7 @@ from scripts.local_stack import REPOSITORY
 
 ARCH = os.environ.get("ARCH", "resnet18")
 ROUNDS = 4
-REQUESTS = {1: 30, 8: 80, 32: 128}
+REQUESTS = {1: 30, 8: 240, 32: 384}
 OPEN_REQUESTS = 200
 
 
