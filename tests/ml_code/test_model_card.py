@@ -37,6 +37,13 @@ REPORT: dict[str, Any] = {
             {**ROW, "class": "owl", "count": 0, "recall_interval": None},
         ],
         "robustness": {"changes": [{"name": "blur", "strength": "3%", "drop": 0.2, "drop_interval": [0.1, 0.3]}]},
+        "foreign": {
+            "sure_from": 0.9,
+            "kinds": [
+                {"what": "noise", "sure": 0.1, "auroc": 0.9},
+                {"what": "all pixels of one random colour", "sure": 0.25, "auroc": 0.6},
+            ],
+        },
         "latency": {"archive_bytes": 45e6, "p50_ms": 4.0, "p95_ms": 6.0, "device": "CPU with AVX2", "cpus": 2},
     },
 }  # fmt: skip
@@ -50,6 +57,7 @@ def test_the_card_says_what_is_known_and_what_is_not() -> None:
         "The worst class is crow: 90.0% of its 100 test images are right (95% interval 80.0% to 95.0%).",
         "2 of 3 classes have fewer than 30 test images",
         "blur (3%) costs most: 20.0 percentage points of accuracy.",
+        "(all pixels of one random colour) it answers 25.0% with 90% probability or more",
         "version v1 from s3://data/birds",
         "| accuracy | 90.00% | 83.00% to 94.00% |",
         "| owl | 0 | 90.0% | no images |",
