@@ -34,6 +34,14 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}g}".replace("-", "\u2212")
 
 
+def hyperparameter(value: Any) -> str:
+    """SageMaker has every hyperparameter as a string; numbers are written as numbers."""
+    try:
+        return number(float(value))
+    except (TypeError, ValueError):
+        return number(value)
+
+
 def measure(value: float | str | None, unit: str | None) -> str:
     """A gate check's value or threshold in its unit."""
     if value is None or isinstance(value, str):
@@ -107,6 +115,7 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "pct": percent,
     "points": points,
     "number": number,
+    "hyperparameter": hyperparameter,
     "measure": measure,
     "seconds": seconds,
     "size": size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from report.svg import INK, SERIES, Chart, figure, inline, legend, styled
 _MAP_COLOR = "#3b82f6"
 # More numbers than that would lie on each other.
 _MAP_NUMBERS = 24
+# Of the axis: what a number takes up.
+_MAP_NUMBER_WIDTH = 0.1
 _CHANCE = 0.05
 
 
@@ -90,7 +93,7 @@ def rate_batch_map(jobs: Sequence[Mapping[str, Any]], objective: Mapping[str, An
     x, y = [rate for rate, *_ in points], [sizes.index(size) for _, size, _ in points]
     axes.scatter(x, y, s=260, marker="s", c=cells, linewidths=0)
     if len(points) <= _MAP_NUMBERS:
-        for rate, row, value in zip(x, y, values, strict=True):
+        for rate, row, value in _apart(x, y, values.tolist(), worth.tolist()):
             axes.annotate(
                 f"{value:.3g}",
                 (rate, row),
@@ -112,6 +115,19 @@ def rate_batch_map(jobs: Sequence[Mapping[str, Any]], objective: Mapping[str, An
         f"{'size was' if len(sizes) == 1 else 'sizes were'} tried."
     )
     return Chart(title, sentence, inline(drawing, "map"))
+
+
+def _apart(
+    rates: Sequence[float], rows: Sequence[int], values: Sequence[float], worth: Sequence[float]
+) -> list[tuple[float, int, float]]:
+    """The squares to write a number at, the better first: none where another's number is in the way."""
+    width = _MAP_NUMBER_WIDTH * math.log(max(rates) / min(rates))
+    chosen: list[tuple[float, int, float]] = []
+    for at in sorted(range(len(rates)), key=lambda at: -worth[at]):
+        near = (abs(math.log(rates[at] / rate)) < width for rate, row, _ in chosen if row == rows[at])
+        if not any(near):
+            chosen.append((rates[at], rows[at], values[at]))
+    return chosen
 
 
 @styled

@@ -10,9 +10,26 @@ import pytest
 
 from report import charts, quality_charts, tuning_charts
 from report.document import InvalidReportError, finite, validate
-from report.formats import moment, money, number, percent, points, seconds, setting, size
+from report.formats import hyperparameter, moment, money, number, percent, points, seconds, setting, size
 from report.svg import Chart
 from report.system_metrics import SystemMetric
+
+
+def test_hyperparameters_are_written_as_numbers_where_they_are() -> None:
+    values = ("0.02499591786658491", "64", "sgd", None, 0.5)
+    assert [hyperparameter(value) for value in values] == ["0.025", "64", "sgd", "\u2013", "0.5"]
+
+
+def test_two_squares_of_the_map_have_one_number_between_them() -> None:
+    jobs = [
+        {"objective": value, "hyperparameters": {"lr": str(rate), "batch-size": "64"}}
+        for value, rate in ((0.1612, 0.025), (0.1693, 0.0256), (0.9472, 0.0015))
+    ]
+    svg = tuning_charts.rate_batch_map(jobs, {"MetricName": "loss", "Type": "Minimize"}).svg
+    assert svg is not None
+    assert "0.161" in svg
+    assert "0.169" not in svg, "the better one's number is in its way"
+    assert "0.947" in svg
 
 
 def test_a_large_confusion_matrix_is_a_small_picture() -> None:
