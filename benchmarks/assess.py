@@ -2,25 +2,28 @@
 
     make bench NAME=assess
 
-About 3 minutes on 2 cores: 1,000, 3,000 and 10,000 JPEGs of 320 x 240 in 400 classes, through a ResNet18 of random
+About 8 minutes on 2 cores: three times, in turn, 1,000, 3,000 and 10,000 JPEGs of 320 x 240 in 400 classes, through a ResNet18 of random
 weights at 112 pixels, the report with its explanations included. Processor time is that of the whole job from its
 first import on, its loaders' too; `share` is decoding and the network, without resizing. Memory is the largest resident
 set of the job's process at its end (the explanations need the most), when it has predicted, and of one of its loaders;
-what they grow by is taken between the larger two, since from 2,000 images on processes of their own decode.
+what they grow by is taken between the larger two, since from 2,000 images on processes of their own decode. Figures
+are medians: the same assessment's peak differs by some 20 MiB from run to run.
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from scripts.bench import conditions
 from scripts.local_stack import REPOSITORY
 
-SIZES = (1_000, 3_000, 10_000)
+SIZES, ROUNDS = (1_000, 3_000, 10_000), 3
 DISTINCT, CLASSES = 200, 400
 ML = REPOSITORY / "var/venv/ml/bin/python"
 # The probabilities of 7,000 images in 400 classes alone would be 21.
@@ -34,10 +37,15 @@ def run() -> dict[str, Any]:
         folder = Path(name)
         _measured("prepare", folder, DISTINCT)
         for size in SIZES:
-            place = folder / str(size)
-            _spread(folder / "pictures", place / "test", size)
-            figures[str(size)] = _measured("assess", folder, size)
-            print(f"{size} images: {figures[str(size)]}", file=sys.stderr, flush=True)
+            _spread(folder / "pictures", folder / str(size) / "test", size)
+        rounds: dict[int, list[dict[str, Any]]] = {size: [] for size in SIZES}
+        for _ in range(ROUNDS):
+            for size in SIZES:
+                rounds[size].append(_measured("assess", folder, size))
+                print(f"{size} images: {rounds[size][-1]}", file=sys.stderr, flush=True)
+                shutil.rmtree(folder / str(size) / "output")
+    for size, measured in rounds.items():
+        figures[str(size)] = {key: median(one[key] for one in measured) for key in measured[0]}
     smaller, larger = (figures[str(size)] for size in SIZES[1:])
     grown = max(larger[at] - smaller[at] for at in ("predicting_mib", "resident_mib", "loader_mib"))
     return {

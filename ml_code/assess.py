@@ -34,6 +34,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
+from data.allocator import release_freed
 from report.cost import with_assessment
 from report.document import finite
 from report.explanations import explanations
@@ -75,6 +76,7 @@ class Clock:
         try:
             yield
         finally:
+            release_freed()
             self.seconds[name] = round(time.perf_counter() - start, 3)
             print(f"stage={name.replace(' ', '-')} seconds={self.seconds[name]:.2f}", flush=True)
 

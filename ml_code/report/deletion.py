@@ -15,6 +15,7 @@ from scipy.stats import ttest_1samp
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from data.allocator import release_freed
 from model.artifact import LoadedModel
 
 STEPS = 8
@@ -62,6 +63,7 @@ def _curve(
         keep.scatter_(1, order[:, : order.shape[1] * step // STEPS], 0)
         mask = interpolate(keep.view(-1, 1, *grid), images.shape[2:]).to(images.device)
         shown.append(model.predict_proba(images * mask)[rows, targets.cpu()])
+        release_freed()
     return torch.stack(shown).double().numpy()
 
 
