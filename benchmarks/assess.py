@@ -6,8 +6,9 @@ About 8 minutes on 2 cores: three times, in turn, 1,000, 3,000 and 10,000 JPEGs 
 ResNet18 of random weights at 112 pixels, the report with its explanations included. Processor time is that of the
 whole job from its first import on, its loaders' too; `share` is decoding and the network, without resizing. Memory is
 the largest resident set of the job's process at its end (the explanations need the most), when it has predicted, and
-of one of its loaders; what they grow by is taken between the larger two, since from 2,000 images on processes of their
-own decode. Figures are medians: the same assessment's peak differs by some 20 MiB from run to run.
+of a loader after each of its batches; what they grow by is taken between the larger two, since from 2,000 images on
+processes of their own decode. A loader's peak, inside a batch, is shown and not held: now and then it is 20 MiB more.
+Figures are medians: the same assessment's peak differs by some 20 MiB from run to run.
 """
 
 import json

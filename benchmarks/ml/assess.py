@@ -6,6 +6,7 @@ PYTHONPATH=.:ml_code var/venv/ml/bin/python -m benchmarks.ml.assess prepare|asse
 import functools
 import json
 import multiprocessing
+import os
 import resource
 import sys
 import tarfile
@@ -19,6 +20,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from data import images as loading
 from data.preprocessing import Preprocessing
 from model import architectures
 from model.artifact import LoadedModel, save_model
@@ -70,7 +72,7 @@ def measure(folder: Path, images: int) -> dict[str, Any]:
         "forward": _timed(LoadedModel, "predict_proba", time.process_time),
     }
     place = folder / str(images)
-    predicted = _peak_after(assess, "run_model")
+    predicted, loaders_hold = _peak_after(assess, "run_model"), _resident_after(loading._Views, "collate")
     assess.assess(folder, folder, place / "test", CONTEXT, None, place / "output")
     own, loaders = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     total = own.ru_utime + own.ru_stime + loaders.ru_utime + loaders.ru_stime
@@ -78,7 +80,8 @@ def measure(folder: Path, images: int) -> dict[str, Any]:
     return {
         "predicting_mib": predicted[0],
         "resident_mib": _peak(),
-        "loader_mib": round(loaders.ru_maxrss / MIB_OF_KIB, 1),
+        "loader_mib": round(loaders_hold.value, 1),
+        "loader_peak_mib": round(loaders.ru_maxrss / MIB_OF_KIB, 1),
         "cpu_seconds": round(total, 1),
         **{f"{name}_seconds": value for name, value in seconds.items()},
         "share": round((seconds["decode"] + seconds["forward"]) / total, 3),
@@ -114,6 +117,23 @@ def _peak_after(owner: Any, name: str) -> list[float]:
 
     setattr(owner, name, wrapper)
     return noted
+
+
+def _resident_after(owner: Any, name: str) -> Any:
+    """Make `owner.name` note the largest resident set that a loader, which is forked, has when it returns."""
+    largest, function, here = multiprocessing.Value("d", 0.0), getattr(owner, name), os.getpid()
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        if os.getpid() != here:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            with largest.get_lock():
+                largest.value = max(largest.value, pages * resource.getpagesize() / 2**20)
+        return result
+
+    setattr(owner, name, wrapper)
+    return largest
 
 
 def _peak() -> float:
