@@ -5,10 +5,10 @@
 About 8 minutes on 2 cores: three times, in turn, 1,000, 3,000 and 10,000 JPEGs of 320 x 240 in 400 classes, through a
 ResNet18 of random weights at 112 pixels, the report with its explanations included. Processor time is that of the
 whole job from its first import on, its loaders' too; `share` is decoding and the network, without resizing. Memory is
-the largest resident set of the job's process at its end (the explanations need the most), when it has predicted, and
-of a loader after each of its batches; what they grow by is taken between the larger two, since from 2,000 images on
-processes of their own decode. A loader's peak, inside a batch, is shown and not held: now and then it is 20 MiB more.
-Figures are medians: the same assessment's peak differs by some 20 MiB from run to run.
+the largest resident set of the job's process in all (the explanations need the most), and, after each batch of the
+test split, of the process and of a loader; what they grow by is taken between the larger two, since from 2,000 images
+on processes of their own decode. Inside a batch a process now and then takes 20 MiB more for a moment: a loader's peak
+is shown and not held. Figures are medians.
 """
 
 import json

@@ -25,6 +25,7 @@ from data.preprocessing import Preprocessing
 from model import architectures
 from model.artifact import LoadedModel, save_model
 from model.network import assemble
+from report import predictions
 
 CLASSES = [f"{label:03}" for label in range(400)]
 MIB_OF_KIB = 1 << 10
@@ -72,13 +73,14 @@ def measure(folder: Path, images: int) -> dict[str, Any]:
         "forward": _timed(LoadedModel, "predict_proba", time.process_time),
     }
     place = folder / str(images)
-    predicted, loaders_hold = _peak_after(assess, "run_model"), _resident_after(loading._Views, "collate")
+    holds = _resident_after(predictions, "release_freed", loaders=False)
+    loaders_hold = _resident_after(loading._Views, "collate", loaders=True)
     assess.assess(folder, folder, place / "test", CONTEXT, None, place / "output")
     own, loaders = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     total = own.ru_utime + own.ru_stime + loaders.ru_utime + loaders.ru_stime
     seconds = {name: round(clock.value, 1) for name, clock in clocks.items()}
     return {
-        "predicting_mib": predicted[0],
+        "predicting_mib": round(holds.value, 1),
         "resident_mib": _peak(),
         "loader_mib": round(loaders_hold.value, 1),
         "loader_peak_mib": round(loaders.ru_maxrss / MIB_OF_KIB, 1),
@@ -105,28 +107,14 @@ def _timed(owner: type, name: str, clock: Callable[[], float]) -> Any:
     return spent
 
 
-def _peak_after(owner: Any, name: str) -> list[float]:
-    """Make `owner.name` note the peak when it returns: explanations later take more, whatever the images."""
-    function, noted = getattr(owner, name), list[float]()
-
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        result = function(*args, **kwargs)
-        noted.append(_peak())
-        return result
-
-    setattr(owner, name, wrapper)
-    return noted
-
-
-def _resident_after(owner: Any, name: str) -> Any:
-    """Make `owner.name` note the largest resident set that a loader, which is forked, has when it returns."""
+def _resident_after(owner: Any, name: str, *, loaders: bool) -> Any:
+    """Make `owner.name` note the largest resident set that this process, or a forked loader, has when it returns."""
     largest, function, here = multiprocessing.Value("d", 0.0), getattr(owner, name), os.getpid()
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
-        if os.getpid() != here:
+        if (os.getpid() != here) == loaders:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             with largest.get_lock():
                 largest.value = max(largest.value, pages * resource.getpagesize() / 2**20)
