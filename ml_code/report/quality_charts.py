@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from report.svg import MUTED, SERIES, Chart, figure, inline, legend, styled
@@ -28,10 +29,7 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], error: float) -> Char
     axes.scatter(confidence, accuracy, s=areas, color=SERIES[0], label="a bin of images")
     axes.set_xlabel("stated probability of the prediction")
     axes.set_ylabel("share that is right")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1))
-    axes.set_xlim(-0.02, 1.04)
-    axes.set_ylim(-0.04, 1.06)
+    _shares(axes)
     legend(axes)
     gap = sum(one["count"] * (one["confidence"] - one["accuracy"]) for one in filled) / total
     lean = "too sure of itself" if gap > 0 else "not sure enough"
@@ -76,10 +74,7 @@ def precision_recall(ranking: Mapping[str, Any]) -> Chart:
         axes.plot(recall, precision, color=SERIES[number], linestyle="-" if number == 0 else "--", label=name)
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1))
-    axes.set_xlim(-0.02, 1.04)
-    axes.set_ylim(-0.04, 1.06)
+    _shares(axes)
     legend(axes)
     worst = ", ".join(curve["class"] for curve in ranking["curves"][1:])
     sentence = (
@@ -87,3 +82,11 @@ def precision_recall(ranking: Mapping[str, Any]) -> Chart:
         f"{worst}, are ranked worst. A curve in the upper right corner finds all of a class without a false alarm."
     )
     return Chart("Precision and recall", sentence, inline(drawing, "precision-recall"))
+
+
+def _shares(axes: Axes) -> None:
+    """Both axes from 0 to 100 %."""
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlim(-0.02, 1.04)
+    axes.set_ylim(-0.04, 1.06)

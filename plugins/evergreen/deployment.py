@@ -22,7 +22,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from botocore.exceptions import BotoCoreError, ClientError
 
-from evergreen import alarms, deployment_requests, endpoints, names, smoke
+from evergreen import alarms, deployment_requests, durable, endpoints, names, smoke
 from evergreen.operators import FromPlan
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ class EndpointOperator(FromPlan, SageMakerEndpointOperator):
         else:
             self.operation = "create"
             self.config = deployment_requests.create_endpoint(plan, config_name)
-        self._start(context)
+        with durable.without_waiting(self):
+            super().execute(context)
         return self._follow(change)
 
     def look_again(self, context: "Context", change: dict[str, Any], event: Any = None) -> dict[str, Any]:
@@ -168,14 +169,6 @@ class EndpointOperator(FromPlan, SageMakerEndpointOperator):
     @cached_property
     def _cloudwatch(self) -> Any:
         return AwsBaseHook(self.aws_conn_id, client_type="cloudwatch").conn
-
-    def _start(self, context: "Context") -> None:
-        waits, defers = self.wait_for_completion, self.deferrable
-        self.wait_for_completion = self.deferrable = False
-        try:
-            super().execute(context)
-        finally:
-            self.wait_for_completion, self.deferrable = waits, defers
 
     def _follow(self, change: Change) -> dict[str, Any]:
         """Until nobody changes the endpoint any more."""

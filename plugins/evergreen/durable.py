@@ -16,7 +16,8 @@ when its operators adopt jobs and implement `on_kill`.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,17 @@ TRANSFORM = JobKind(
     "transform", "TransformJobName", "TransformJobStatus", "Transform",
     SageMakerHook.describe_transform_job, "stop_transform_job",
 )  # fmt: skip
+
+
+@contextmanager
+def without_waiting(operator: Any) -> Generator[None]:
+    """Have one of the provider's operators start its work and neither wait nor defer: we do, in our own way."""
+    waits, defers = operator.wait_for_completion, operator.deferrable
+    operator.wait_for_completion = operator.deferrable = False
+    try:
+        yield
+    finally:
+        operator.wait_for_completion, operator.deferrable = waits, defers
 
 
 class DurableSageMakerTrigger(SageMakerTrigger):
@@ -158,12 +170,8 @@ class DurableJob(SageMakerBaseOperator):
 
     def _create(self, context: "Context") -> None:
         self.config.get("Transform", self.config)[self.kind.name_key] = self.job_name
-        waits, defers = self.wait_for_completion, self.deferrable
-        self.wait_for_completion = self.deferrable = False
-        try:
+        with without_waiting(self):
             super().execute(context)
-        finally:
-            self.wait_for_completion, self.deferrable = waits, defers
 
     def _defer(self, max_runtime: int) -> None:
         self.defer(
