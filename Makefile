@@ -81,9 +81,9 @@ chaos: $(ENVIRONMENTS)
 install = $(UV) venv -q --allow-existing --no-python-downloads --python '>=3.11,<3.14' $(@D) && \
 	$(UV) pip install -q --python $(@D)/bin/python --overrides overrides.txt --constraints $(1) $(2) && touch $@
 
-$(VENV)/airflow/.installed: requirements.lock requirements.txt requirements-dev.txt overrides.txt | $(VENV)/uv
+$(VENV)/airflow/.installed: requirements.lock requirements.txt requirements-dev.txt requirements-airflow-dev.txt overrides.txt | $(VENV)/uv
 	@echo "installing Airflow's environment (about 30 s)"
-	@$(call install,requirements.lock,--compile-bytecode -r requirements.txt -r requirements-dev.txt)
+	@$(call install,requirements.lock,--compile-bytecode -r requirements.txt -r requirements-dev.txt -r requirements-airflow-dev.txt)
 
 $(VENV)/ml/.installed: ml_code/requirements.lock ml_code/requirements.txt ml_code/requirements-serving.txt ml_code/requirements-image.txt ml_code/requirements-no-deps.txt requirements-dev.txt overrides.txt | $(VENV)/uv
 	@echo "installing the ML container's environment (about 60 s; UV_TORCH_BACKEND=cpu takes the small torch)"

@@ -9,6 +9,9 @@ import json
 import re
 from typing import Any, get_args
 
+import smdebug_rulesconfig as rule_configs
+
+from evergreen import images
 from evergreen.plan import Plan
 from evergreen.settings import DebugRuleName, ProfilerRuleName, Rule
 
@@ -81,39 +84,34 @@ def is_managed(plan: Plan) -> bool:
 
 
 def managed(plan: Plan, job_name: str, region: str) -> Request:
-    """CreateTrainingJob's members for rules that SageMaker evaluates, made with its SDK."""
-    # Takes seconds to import.
-    from sagemaker.core.debugger import (
-        ProfilerConfig,
-        ProfilerRule,
-        get_rule_container_image_uri,
-        rule_configs,
-    )
-    from sagemaker.core.debugger import (
-        Rule as DebugRule,
-    )
+    """CreateTrainingJob's members for rules that SageMaker evaluates, as its SDK writes them.
 
-    image = get_rule_container_image_uri(None, region)
-    debug, profiler = [], []
+    :raises evergreen.images.ImageError: when AWS evaluates none in the region.
+    """
+    image = images.debugger_rules(region)
+    debug: list[Request] = []
+    profiler: list[Request] = []
     for name, rule in _rules(plan).items():
-        parameters = _parameters(name, rule, job_name)
-        if name in plan.pipeline.profiler.rules:
-            base = ProfilerRule.sagemaker(getattr(rule_configs, name)(), name=name)
-            request = base.to_profiler_rule_config_dict()
-            profiler.append(request)
-        else:
-            base = DebugRule.sagemaker(getattr(rule_configs, _snake(name))(), name=name)
-            request = base.to_debugger_rule_config_dict()
-            debug.append(request)
-        request["RuleEvaluatorImage"] = image
-        request["RuleParameters"] = {**request["RuleParameters"], **parameters}
+        is_profilers = name in plan.pipeline.profiler.rules
+        (profiler if is_profilers else debug).append(
+            {
+                "RuleConfigurationName": name,
+                "RuleEvaluatorImage": image,
+                "RuleParameters": {
+                    **_defaults(name, profiler=is_profilers),
+                    **_parameters(name, rule, job_name),
+                },
+            }
+        )
     members: Request = {"DebugHookConfig": hook_config(plan)}
     if debug:
         members["DebugRuleConfigurations"] = debug
     if interval := plan.pipeline.profiler.interval_ms:
-        members["ProfilerConfig"] = ProfilerConfig(
-            s3_output_path=plan.run_uri, system_monitor_interval_millis=interval
-        )._to_request_dict()
+        members["ProfilerConfig"] = {
+            "S3OutputPath": plan.run_uri,
+            "ProfilingIntervalInMilliseconds": interval,
+            "DisableProfiler": False,
+        }
         if profiler:
             members["ProfilerRuleConfigurations"] = profiler
     return members
@@ -165,6 +163,14 @@ def _parameters(name: str, rule: Rule, job_name: str) -> dict[str, str]:
     return {**rule.parameters, "action_json": json.dumps(actions).replace('"', '\\"')}
 
 
+def _defaults(name: str, *, profiler: bool) -> dict[str, str]:
+    """RuleParameters of AWS's rule when nobody sets any."""
+    if profiler:
+        return {key: str(value) for key, value in getattr(rule_configs, name)().rule_parameters.items()}
+    config = getattr(rule_configs, _snake(name))()["DebugRuleConfiguration"]
+    return dict(config["RuleParameters"])
+
+
 def _snake(name: str) -> str:
-    """`PoorWeightInitialization` → `poor_weight_initialization`, the SDK's function for it."""
+    """`PoorWeightInitialization` → `poor_weight_initialization`, the function for it."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

@@ -16,6 +16,7 @@ from evergreen import (
     cost,
     deployment_requests,
     endpoints,
+    images,
     names,
     notifications,
     params,
@@ -53,6 +54,7 @@ def plan(file: str) -> dict[str, Any]:
     run = context["dag_run"]
     compute = validated.compute
     hook = SageMakerHook(aws_conn_id=AWS_CONN_ID)
+    region = hook.conn_region_name
     built = Plan(
         dag_id=run.dag_id,
         run_id=run.run_id,
@@ -62,14 +64,15 @@ def plan(file: str) -> dict[str, Any]:
         pipeline=validated,
         force=bool(context["params"].get("force", False)),
         dry_run=bool(context["params"].get("dry_run", False)),
+        drift=(run.conf or {}).get("drift"),
         bucket=_bucket(compute.bucket),
         role=_role(compute.role),
         training_image=compute.training_image
-        or _image("training", compute.pytorch_training_version, compute.instance_type),
+        or _image("training", compute.pytorch_training_version, region, compute.instance_type),
         inference_image=compute.inference_image
-        or _image("inference", compute.pytorch_inference_version, validated.deployment.instance_type),
+        or _image("inference", compute.pytorch_inference_version, region, validated.deployment.instance_type),
         git_revision=source_code.git_revision(),
-        region=hook.conn_region_name,
+        region=region,
         partition=hook.conn_partition,
         local=addresses.is_local(hook.conn_config.get_service_endpoint_url("sagemaker")),
         prices=prices,
@@ -90,8 +93,7 @@ def upload_code() -> dict[str, str]:
 def gate() -> str:
     """Branch on the report's verdict: the decision is made once, where the report is made."""
     built, assessment = _plan(), _returned("assess")
-    freshness = _returned("sync_dataset")["freshness"]
-    latest = {"run_folder": built.run_folder, "freshness": freshness, "verdict": assessment["verdict"]}
+    latest = {"run_folder": built.run_folder, "verdict": assessment["verdict"]}
     S3Hook(aws_conn_id=AWS_CONN_ID).load_string(
         json.dumps(latest, indent=1), built.uri("reports", "latest.json"), replace=True
     )
@@ -186,16 +188,8 @@ def _role(name: str) -> str:
         raise AirflowFailException(f"compute.role: {error.response['Error']['Message']}") from error
 
 
-def _image(scope: str, version: str, instance_type: str) -> str:
-    # Takes seconds to import, so not at the top: the DAG processor imports this module at each parse.
-    from sagemaker.core import image_uris
-
-    region = S3Hook(aws_conn_id=AWS_CONN_ID).conn_region_name
+def _image(scope: images.Scope, version: str, region: str, instance_type: str) -> str:
     try:
-        return str(
-            image_uris.retrieve(
-                "pytorch", region=region, version=version, image_scope=scope, instance_type=instance_type
-            )
-        )
-    except ValueError as error:
+        return images.pytorch(scope, version, region, instance_type)
+    except images.ImageError as error:
         raise AirflowFailException(f"compute.pytorch_{scope}_version: {error}") from error
