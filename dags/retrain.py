@@ -33,11 +33,13 @@ AFTER_A_BRANCH = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
 def retrain_dag(file: Path) -> None:
     """The loop for one pipeline file."""
     name, settings = file.stem, pipeline.load(file)
+    updates = pipeline.assets(name)
 
     @dag(
         dag_id=settings.dag_id,
         description=settings.description,
         schedule=settings.schedule,
+        deadline=settings.deadline,
         # Airflow schedules nothing without one; with catchup off, runs begin now.
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         params=settings.params,
@@ -55,7 +57,7 @@ def retrain_dag(file: Path) -> None:
     def loop() -> None:
         plan = tasks.plan(str(file))
         sync_dataset = SyncDatasetOperator(
-            task_id="sync_dataset", outlets=[Asset(name=f"{name}_dataset", group="evergreen")]
+            task_id="sync_dataset", outlets=[Asset(name=updates["dataset"], group="evergreen")]
         )
         upload_code = tasks.upload_code()
         material = {"dataset": "sync_dataset", "code": "upload_code"}
@@ -71,7 +73,7 @@ def retrain_dag(file: Path) -> None:
             task_id="export_report",
             source_bucket_prefix=assess.output["uri"],
             dest_bucket_prefix=assess.output["report_uri"],
-            outlets=[Asset(name=f"{name}_report", group="evergreen")],
+            outlets=[Asset(name=updates["report"], group="evergreen")],
         )
 
         gate = tasks.gate.override(on_success_callback=settings.tell["asked"])()

@@ -8,7 +8,7 @@ from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from evergreen.plan import Plan
 
 # Of a pipeline's settings these change no model.
-WORDS = frozenset({"description", "schedule", "tags", "notify"})
+WORDS = frozenset({"description", "schedule", "tags", "notify", "monitor"})
 
 
 def build(
@@ -23,20 +23,13 @@ def build(
     :param previous: what `previous` returned.
     """
     context, reason = previous
-    made = {
-        "git_revision": plan.git_revision,
-        "code_hash": code["hash"],
-        "dataset_version": dataset["version"],
-        "images": {"training": plan.training_image, "inference": plan.inference_image},
-    }
-    settings = plan.pipeline.model_dump(mode="json")
     return {
-        **made,
+        **_made(plan, dataset["version"], code["hash"]),
         "changes": {
             "against": context
             and {"run_id": context["run"]["run_id"], "report_uri": context["run"]["report_uri"]},
             "reason": reason,
-            "settings": differences(_before(context), {**_settings(settings), **_flat(made)})
+            "settings": differences(facts(context), planned(plan, dataset["version"], code["hash"]))
             if context
             else [],
         },
@@ -54,14 +47,21 @@ def previous(
     if champion is None:
         return None, "nothing serves, so there is no promoted run to compare with"
     runs = plan.uri("runs") + "/"
-    if not champion["model_data"].startswith(runs):
+    folder = run_folder(plan, champion)
+    if folder is None:
         return None, f"what serves was not made by a run of this pipeline: {champion['model_data']}"
-    folder = champion["model_data"].removeprefix(runs).partition("/")[0]
     uri = f"{runs}{folder}/context.json"
     if not s3.check_for_key(uri):
         return None, f"the run that made what serves has left no {uri}"
     context: dict[str, Any] = json.loads(s3.read_key(uri))
     return context, None
+
+
+def run_folder(plan: Plan, champion: dict[str, Any]) -> str | None:
+    """Name of the folder of the run that made the champion; None when no run of this pipeline has."""
+    runs = plan.uri("runs") + "/"
+    model_data: str = champion["model_data"]
+    return model_data.removeprefix(runs).partition("/")[0] if model_data.startswith(runs) else None
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
@@ -73,7 +73,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[dict[str, A
     ]
 
 
-def _before(context: dict[str, Any]) -> dict[str, Any]:
+def facts(context: dict[str, Any]) -> dict[str, Any]:
+    """What decided the model of the run that wrote this context.json: setting or material → value."""
     lineage = context.get("lineage") or {}
     made = {
         "git_revision": context["code"]["git_revision"],
@@ -82,6 +83,23 @@ def _before(context: dict[str, Any]) -> dict[str, Any]:
         "images": lineage.get("images", {}),
     }
     return {**_settings(context["run"]["settings"]), **_flat(made)}
+
+
+def planned(plan: Plan, dataset_version: str, code_hash: str) -> dict[str, Any]:
+    """The same of a run that is planned."""
+    return {
+        **_settings(plan.pipeline.model_dump(mode="json")),
+        **_flat(_made(plan, dataset_version, code_hash)),
+    }
+
+
+def _made(plan: Plan, dataset_version: str, code_hash: str) -> dict[str, Any]:
+    return {
+        "git_revision": plan.git_revision,
+        "code_hash": code_hash,
+        "dataset_version": dataset_version,
+        "images": {"training": plan.training_image, "inference": plan.inference_image},
+    }
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:

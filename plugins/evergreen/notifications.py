@@ -1,4 +1,4 @@
-"""Messages when a model serves, is held or waits for a person, and when a task has failed: Airflow's notifiers.
+"""Messages when a model serves, is held or waits for a person, on drift and on failure: Airflow's notifiers.
 
 They are callbacks of the DAG's tasks: a message that cannot be sent is an error in the task's log, and the run goes on.
 """
@@ -15,8 +15,10 @@ from evergreen.settings import Notify, SettingsError
 
 log = logging.getLogger(__name__)
 
-Event = Literal["promoted", "held", "asked", "failed"]
+Event = Literal["promoted", "held", "asked", "failed", "drifted"]
 Callback = Callable[[Any], None]
+# The monitor's task that says whether there is drift.
+COMPARE = "compare"
 
 
 def callbacks(notify: Notify, name: str) -> dict[Event, Callback | None]:
@@ -44,6 +46,8 @@ def callback(notify: Notify, name: str, event: Event) -> Callback | None:
         # The task `gate` ends in every verdict, and asks in one of them.
         if event == "asked" and assessed["verdict"]["decision"] != "ask":
             return
+        if event == "drifted" and not context["ti"].xcom_pull(task_ids=COMPARE)["drifted"]:
+            return
         for notifier in notifiers(notify, *message(event, name, context, assessed)):
             try:
                 # Not through its call, which would render what an exception's text holds as a template.
@@ -68,8 +72,15 @@ def message(event: Event, name: str, context: Any, assessed: dict[str, Any] | No
             f"{task} failed",
             f"The task {task} of {name} failed and is not tried again: {context.get('exception') or 'see its log'}",
         ),
+        "drifted": (
+            "what is asked is not what was learned",
+            f"The endpoint of {name} is asked other pictures than its model was trained on.",
+        ),
     }[event]
     lines = [first, ""]
+    if event == "drifted":
+        found = context["ti"].xcom_pull(task_ids=COMPARE)
+        lines += [f"{found['sentence']}.", "", f"Result: {found['uri']}/drift.html"]
     if assessed:
         verdict = assessed["verdict"]
         lines += [f"Verdict: {verdict['decision']}", *(f"- {reason}" for reason in verdict["reasons"]), ""]

@@ -7,11 +7,14 @@ one: its DAG is there, shows the mistake as its documentation, and fails in `pla
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from airflow.sdk import Param
+from airflow.sdk.definitions.deadline import DeadlineAlert
 
-from evergreen import notifications, params
-from evergreen.settings import Notify, SettingsError, read, validate
+from evergreen import deadlines, notifications, params
+from evergreen.schedule_settings import Monitor
+from evergreen.settings import Notify, Pipeline, SettingsError, read, validate
 
 # What Airflow allows in a DAG's id, and what S3 keys and SageMaker names can carry.
 NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -21,12 +24,27 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 class DagSettings:
     dag_id: str
     description: str
-    schedule: str | None
+    # Airflow's argument: a cron expression, assets, or a timetable of both.
+    schedule: Any
     tags: tuple[str, ...]
     params: dict[str, Param]
     doc_md: str
     # What the DAG's tasks call when it has happened, to tell people of it.
     tell: dict[notifications.Event, notifications.Callback | None]
+    # Airflow's, of a run that overstays.
+    deadline: DeadlineAlert | None
+    # What the pipeline file says of its monitor; None where there is none, or the file is broken.
+    monitor: Monitor | None = None
+
+
+def assets(name: str) -> dict[str, str]:
+    """What a pipeline's own runs update: what → the asset's name."""
+    return {"dataset": f"{name}_dataset", "report": f"{name}_report"}
+
+
+def dag_id(name: str, what: str = "retrain") -> str:
+    """Of the pipeline file `name`; `what` is retrain or monitor."""
+    return f"{what}_{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:100]}"
 
 
 def check_name(file: Path) -> None:
@@ -35,29 +53,40 @@ def check_name(file: Path) -> None:
         raise SettingsError(f"{file.name}: the name may have letters, digits, _ and - only: rename the file")
 
 
+def check_schedule(pipeline: Pipeline, file: Path) -> None:
+    """:raises SettingsError: when each run would start the next."""
+    asset = pipeline.schedule and pipeline.schedule.asset
+    if asset in assets(file.stem).values():
+        raise SettingsError(
+            f"{file.name}: schedule.asset: {asset} is what the pipeline's own runs update, so each would start the next"
+        )
+
+
 def load(file: Path) -> DagSettings:
-    dag_id = f"retrain_{re.sub(r'[^A-Za-z0-9_-]', '_', file.stem)[:100]}"
     try:
         check_name(file)
-        document = read(file)
-        pipeline = validate(document, file.name)
+        pipeline = validate(read(file), file.name)
+        check_schedule(pipeline, file)
         tell = notifications.callbacks(pipeline.notify, file.stem)
     except SettingsError as error:
         return DagSettings(
-            dag_id,
+            dag_id(file.stem),
             description=f"Broken: {error}"[:200],
             schedule=None,
             tags=("evergreen", "broken"),
             params={},
             doc_md=f"**This pipeline file cannot be used.** {error}",
             tell=notifications.callbacks(Notify(), file.stem),
+            deadline=None,
         )
     return DagSettings(
-        dag_id,
+        dag_id(file.stem),
         description=pipeline.description,
-        schedule=pipeline.schedule,
+        schedule=pipeline.schedule and pipeline.schedule.for_airflow(),
         tags=("evergreen", *pipeline.tags),
         params=params.build(pipeline),
         doc_md=f"{pipeline.description}\n\n```yaml\n{file.read_text()}\n```",
         tell=tell,
+        deadline=deadlines.alert(pipeline.notify, file.stem),
+        monitor=pipeline.monitor,
     )

@@ -24,6 +24,8 @@ class Plan(BaseModel):
     pipeline: Pipeline
     force: bool = False
     dry_run: bool = False
+    # What the monitor found, when it has triggered the run.
+    drift: str | None = None
     bucket: str
     role: str
     training_image: str
@@ -35,6 +37,11 @@ class Plan(BaseModel):
     # Whether the connection leads to the local cloud.
     local: bool = False
     prices: Prices = Prices()
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether a person has asked for the run."""
+        return self.run_type == "manual" and self.drift is None
 
     @property
     def root(self) -> str:

@@ -107,6 +107,31 @@ def assess(
     return _processing(plan, code, "assess.py", arguments, inputs, {"report": assess_uri(plan)})
 
 
+def monitor(
+    plan: Plan, code: dict[str, Any], model_data: str, snapshot_uri: str, capture_uri: str, output_uri: str
+) -> Request:
+    """CreateProcessingJob: captured requests against the training snapshot of the model that serves.
+
+    :param capture_uri: a manifest of data capture's files.
+    """
+    settings = plan.pipeline.monitor
+    assert settings
+    arguments: dict[str, Any] = {
+        name: f"{PROCESSING}/input/{name}" for name in ("model", "snapshot", "capture")
+    }
+    arguments |= {
+        "output": f"{PROCESSING}/output",
+        "psi-limit": settings.psi_limit,
+        "minimum-images": settings.minimum_images,
+    }
+    inputs = [
+        _input("model", model_data),
+        _input("snapshot", snapshot_uri),
+        _input("capture", capture_uri, manifest=True),
+    ]
+    return _processing(plan, code, "monitor.py", arguments, inputs, {"drift": output_uri})
+
+
 def train_sample(manifest: list[Any]) -> list[Any]:
     """A ManifestFile of at most 500 of another's files, evenly: what the test split is compared with."""
     prefix, *files = manifest

@@ -17,15 +17,13 @@ from pydantic import (
 )
 
 from evergreen.deployment_settings import Deployment
+from evergreen.schedule_settings import Monitor, Schedule, as_schedule
 from evergreen.settings_base import Settings as Settings
 
 # ml_code/model/architectures.py builds these; a test holds the two lists together.
 Architecture = Literal[
     "resnet18", "resnet34", "resnet50", "resnet101", "densenet121", "mobilenet_v3_large", "efficientnet_b0"
 ]
-
-# Airflow's presets that are no cron aliases.
-AIRFLOW_SCHEDULES = frozenset({"@once", "@continuous", "@quarterly"})
 
 # AWS's names. ml_code/rules has the rules; a test holds the lists together.
 DebugRuleName = Literal[
@@ -389,7 +387,7 @@ class Slack(Settings):
 
 
 class Notify(Settings):
-    """Whom to tell that a model serves, is held, waits for a person, or that a task failed."""
+    """Whom to tell that a model serves, is held, waits for a person, that requests drift, or that a task failed."""
 
     sns: str | None = Field(
         default=None,
@@ -402,6 +400,9 @@ class Notify(Settings):
     email: list[Annotated[str, Field(pattern=r"^\S+@\S+\.\S+$")]] = Field(
         default=[],
         description="Addresses; needs apache-airflow-providers-smtp, and the connection smtp_default.",
+    )
+    deadline_minutes: int | None = Field(
+        default=None, description="Also tell of a run that has not ended so long after it was queued.", ge=1
     )
 
 
@@ -444,23 +445,11 @@ class Compute(Settings):
     inference_image: str | None = Field(default=None, description="Instead of AWS's PyTorch inference image.")
 
 
-def schedulable(schedule: str) -> str:
-    """A schedule that Airflow would refuse takes every DAG of the file away, so it is refused here."""
-    # Imported for the pipelines that have a schedule: the DAG processor imports this module at each parse.
-    from croniter import croniter
-
-    if schedule not in AIRFLOW_SCHEDULES and not croniter.is_valid(schedule):
-        raise ValueError(
-            f"{schedule!r} is neither a cron expression nor one of Airflow's presets such as @daily"
-        )
-    return schedule
-
-
 class Pipeline(Settings):
     """One pipeline file."""
 
     description: str = ""
-    schedule: Annotated[str, AfterValidator(schedulable)] | None = None
+    schedule: Annotated[Schedule, BeforeValidator(as_schedule)] | None = None
     tags: list[str] = Field(default=[])
     dataset: Dataset
     model: Model = Model()
@@ -471,7 +460,18 @@ class Pipeline(Settings):
     gate: Gate = Gate()
     deployment: Deployment = Deployment()
     notify: Notify = Notify()
+    monitor: Monitor | None = None
     compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def monitor_has_something_to_look_at(self) -> Self:
+        capture = self.deployment.data_capture
+        if self.monitor and not (capture.initial_sampling_percentage and "Input" in capture.capture_modes):
+            raise ValueError(
+                "monitor looks at captured requests: set deployment.data_capture.initial_sampling_percentage above 0, "
+                "with Input among capture_modes"
+            )
+        return self
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -1,16 +1,16 @@
 """Uploading: the dataset (only what changed) and the source code (only when it is new)."""
 
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 from airflow.sdk import BaseOperator
 
-from evergreen import names, source_code
+from evergreen import freshness, names, source_code
 from evergreen.dataset import DatasetError
 from evergreen.plan import Plan
 from evergreen.transfer import CLIENT_CONFIG, Sync
@@ -30,8 +30,8 @@ WARNINGS = {
 class SyncDatasetOperator(BaseOperator):
     """Dataset folder or S3 prefix → S3, only what changed. Returns version, counts and manifests.
 
-    Nothing is sent before the whole folder has been looked at. A scheduled run whose dataset and settings were
-    assessed before ends as skipped, unless it is forced; so does a dry run, with what it would have done in the XCom
+    Nothing is sent before the whole folder has been looked at. A run that no person asked for and that would learn
+    nothing new ends as skipped, unless it is forced; so does a dry run, with what it would have done in the XCom
     `dry_run`.
     """
 
@@ -53,18 +53,14 @@ class SyncDatasetOperator(BaseOperator):
         try:
             with Sync(client, source, splits, plan.bucket, plan.root, facts_file(plan)) as sync:
                 result = self._look(sync)
-                freshness = names.digest(result["version"], plan.pipeline.model_dump_json())
                 if plan.dry_run:
                     self._preview(context, sync, delete=settings.delete_removed)
-                if plan.run_type != "manual" and not plan.force and freshness == _last_assessed(plan, hook):
-                    raise AirflowSkipException(
-                        f"dataset {result['version']} and these settings were assessed before"
-                    )
+                if not plan.by_hand and not plan.force:
+                    self._learn_or_skip(plan, hook, result["version"])
                 sent = sync.send()
                 # A file that changed meanwhile makes another version.
                 result = {
                     **sync.found,
-                    "freshness": names.digest(sync.found["version"], plan.pipeline.model_dump_json()),
                     "uri": sync.uri,
                     "sent": sent,
                     **sync.publish(anew=sent > 0),
@@ -85,6 +81,19 @@ class SyncDatasetOperator(BaseOperator):
             if found[name]["count"]:
                 self.log.warning("%d %s: %s", found[name]["count"], what, found[name]["examples"][:10])
         return found
+
+    def _learn_or_skip(self, plan: Plan, hook: S3Hook, version: str) -> None:
+        """:raises AirflowSkipException: when the run would change nothing."""
+        sagemaker = SageMakerHook(aws_conn_id=self.aws_conn_id)
+        known = freshness.nothing_new(hook, sagemaker, plan, version, source_code.read().hash)
+        if known is None:
+            return
+        if plan.drift is None:
+            raise AirflowSkipException(f"nothing new to learn from: {known}")
+        raise AirflowSkipException(
+            f"there is drift ({plan.drift}), and nothing new to learn from: {known}. Label pictures like those and add "
+            "them to the dataset; a run triggered by hand, or with force, trains in any case"
+        )
 
     def _preview(self, context: "Context", sync: Sync, *, delete: bool) -> None:
         """:raises AirflowSkipException: always; a dry run ends here."""
@@ -130,10 +139,3 @@ def facts_file(plan: Plan) -> Path:
     """Where this worker keeps what it knows of the pipeline's dataset; it may be deleted at any time."""
     home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
     return home / "evergreen/sync" / f"{plan.pipeline_name}-{names.digest(plan.uri('dataset'))}.sqlite"
-
-
-def _last_assessed(plan: Plan, hook: S3Hook) -> str | None:
-    latest = f"{plan.root}/reports/latest.json"
-    if not hook.check_for_key(latest, plan.bucket):
-        return None
-    return str(json.loads(hook.read_key(latest, plan.bucket))["freshness"])

@@ -144,6 +144,14 @@ def retire() -> list[str]:
     return endpoints.retire(hook, built.base_name, built.pipeline.deployment.keep, kept)
 
 
+@task.short_circuit
+def drifted() -> bool:
+    """Go on when the monitor has found drift."""
+    found: dict[str, Any] = _returned(notifications.COMPARE)
+    print(found["sentence"])
+    return bool(found["drifted"])
+
+
 @task
 def roll_back() -> str:
     """What served before serves again. Returns the sentence that says what serves now."""
