@@ -4,6 +4,7 @@ The scheduler sees that a deadline has passed, and the triggerer runs the callba
 """
 
 import logging
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +20,9 @@ log = logging.getLogger(__name__)
 def alert(notify: Notify, name: str) -> DeadlineAlert | None:
     """What the DAG of the pipeline file `name` has as `deadline`; None when none is set."""
     minutes = notify.deadline_minutes
-    if minutes is None:
+    # Airflow 3.3.2's `dags test` takes the alert for its id in the database and fails at the run's end; nothing watches
+    # deadlines there anyway.
+    if minutes is None or sys.argv[1:3] == ["dags", "test"]:
         return None
     return DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,

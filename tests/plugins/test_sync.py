@@ -13,9 +13,9 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 from airflow.sdk import Asset
 
-from evergreen import sync
+from evergreen import source_code, sync
 from evergreen.plan import Plan
-from evergreen.settings import validate
+from evergreen.settings import Tuning, validate
 from scripts.local_stack import BUCKET, Cloud
 
 # An operator run without Airflow's task runner says so.
@@ -74,7 +74,6 @@ def test_what_others_read_of_the_result(cloud: Cloud, folder: Path) -> None:
     doubt = "does not begin like an image"
     assert result == {
         "version": version,
-        "freshness": result["freshness"],
         "uri": f"{root}/dataset",
         "counts": counts,
         "ignored": {
@@ -164,16 +163,55 @@ def test_an_s3_prefix_is_a_source_too(cloud: Cloud, folder: Path) -> None:
     assert run(planned)["sent"] == 0
 
 
-def test_a_scheduled_run_with_nothing_new_is_skipped(cloud: Cloud, folder: Path) -> None:
-    result = run(plan("scheduled", str(folder), run_type="scheduled"))
-    latest = json.dumps({"freshness": result["freshness"]})
-    cloud.client("s3").put_object(Bucket=BUCKET, Key="evergreen/scheduled/reports/latest.json", Body=latest)
-    with pytest.raises(AirflowSkipException, match="assessed before"):
-        run(plan("scheduled", str(folder), run_type="scheduled"))
-    assert run(plan("scheduled", str(folder)))["sent"] == 0
-    assert run(plan("scheduled", str(folder), run_type="scheduled", force=True))["sent"] == 0
+def judged(cloud: Cloud, planned: Plan, result: dict[str, Any], folder: str, decision: str) -> None:
+    """What a run of this plan leaves when its model has been judged."""
+    s3, root = cloud.client("s3"), f"evergreen/{planned.pipeline_name}"
+    images = {"training": planned.training_image, "inference": planned.inference_image}
+    context = {
+        "run": {"run_id": folder, "settings": planned.pipeline.model_dump(mode="json")},
+        "dataset": {"version": result["version"]},
+        "code": {"hash": source_code.read().hash, "git_revision": "of another day"},
+        "lineage": {"images": images},
+    }
+    s3.put_object(Bucket=BUCKET, Key=f"{root}/runs/{folder}/context.json", Body=json.dumps(context))
+    latest = {"run_folder": folder, "verdict": {"decision": decision}}
+    s3.put_object(Bucket=BUCKET, Key=f"{root}/reports/latest.json", Body=json.dumps(latest))
+
+
+@pytest.mark.parametrize("run_type", ["scheduled", "asset_triggered", "operator_triggered"])
+def test_a_run_that_would_learn_nothing_new_is_skipped_unless_a_person_asks(
+    cloud: Cloud, folder: Path, run_type: str
+) -> None:
+    name = run_type.replace("_", "-")
+    planned = plan(name, str(folder), run_type=run_type)
+    judged(cloud, planned, run(planned), "first", "hold")
+    with pytest.raises(
+        AirflowSkipException, match=r"nothing new .*those of run first, which was judged last: hold"
+    ):
+        run(planned)
+    assert run(plan(name, str(folder)))["sent"] == 0
+    assert run(planned.model_copy(update={"force": True}))["sent"] == 0
+    for changed in (
+        {"training_image": "j"},
+        {"pipeline": planned.pipeline.model_copy(update={"tuning": Tuning(max_jobs=9)})},
+    ):
+        assert run(planned.model_copy(update=changed))["sent"] == 0
+    # Who is told, and when, makes no other model.
+    told = planned.pipeline.model_copy(update={"schedule": None, "description": "other words"})
+    with pytest.raises(AirflowSkipException):
+        run(planned.model_copy(update={"pipeline": told}))
     (folder / "test/katze/new.jpg").write_bytes(b"new")
-    assert run(plan("scheduled", str(folder), run_type="scheduled"))["sent"] == 1
+    assert run(planned)["sent"] == 1
+
+
+def test_drift_without_new_data_says_both(cloud: Cloud, folder: Path) -> None:
+    # The run type of a person's own, as older versions of Airflow have it for a triggered run.
+    planned = plan("drift", str(folder), drift="brightness has gone")
+    judged(cloud, planned, run(planned), "first", "promote")
+    with pytest.raises(
+        AirflowSkipException, match=r"drift \(brightness has gone\), and nothing new .* with force"
+    ):
+        run(planned)
 
 
 def test_nothing_is_sent_from_a_broken_folder(cloud: Cloud, folder: Path) -> None:
