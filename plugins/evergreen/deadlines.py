@@ -30,7 +30,7 @@ def alert(notify: Notify, name: str) -> DeadlineAlert | None:
         callback=AsyncCallback(
             tell, {"name": name, "notify": notify.model_dump(mode="json", exclude_unset=True)}
         ),
-        name=f"{minutes} minutes",
+        name=f"{minutes} min",
     )
 
 
@@ -46,8 +46,8 @@ async def tell(name: str, notify: dict[str, Any], context: dict[str, Any]) -> No
         return
     subject = f"{name}: a run is late"
     text = (
-        f"The run {run['dag_run_id']} of {name} has not ended {settings.deadline_minutes} minutes after it was "
-        f"queued.\n\n"
+        f"The run {run['dag_run_id']} of {name} has not ended {settings.deadline_minutes} min after it was queued."
+        "\n\n"
         f"Run: {addresses.run_page(run['dag_id'], run['dag_run_id'])}"
     )
     log.warning("%s", text)
