@@ -73,6 +73,7 @@ def retrain_dag(file: Path) -> None:
             task_id="export_report",
             source_bucket_prefix=assess.output["uri"],
             dest_bucket_prefix=assess.output["report_uri"],
+            kms_key_id=assess.output["kms_key_id"],
             outlets=[Asset(name=updates["report"], group="evergreen")],
         )
 

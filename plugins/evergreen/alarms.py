@@ -8,6 +8,7 @@ from typing import Any
 
 from evergreen.deployment_requests import VARIANT
 from evergreen.plan import Plan
+from evergreen.requests import lasting_tags
 
 NAMESPACE, INVALID_ANSWERS = "Evergreen", "InvalidAnswers"
 SERVICE_METRICS = ERRORS, LATENCY = "Invocation5XXErrors", "ModelLatency"
@@ -44,6 +45,7 @@ def build(plan: Plan, endpoint_config_name: str) -> list[dict[str, Any]]:
             "EvaluationPeriods": 1,
             "ComparisonOperator": "GreaterThanThreshold",
             "TreatMissingData": "notBreaching",
+            "Tags": lasting_tags(plan),
         }
         for alarm in alarms
     ]

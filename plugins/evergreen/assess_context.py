@@ -62,7 +62,7 @@ def build(
         "cost": cost.build(
             plan.prices,
             plan.region,
-            plan.pipeline.compute.instance_type,
+            plan.pipeline.compute,
             features,
             tuning,
             training,

@@ -4,11 +4,13 @@ A rate that is not in the table makes a cost unknown, with the reason: no number
 """
 
 import datetime
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from evergreen.compute_settings import Compute
 from evergreen.settings import Settings, check, read
 
 FILE = "prices.yaml"
@@ -47,7 +49,7 @@ def load(dags: Path) -> Prices:
 def build(
     prices: Prices,
     region: str,
-    instance_type: str,
+    compute: Compute,
     features: dict[str, Any] | None,
     tuning: dict[str, Any],
     training: dict[str, Any],
@@ -57,7 +59,6 @@ def build(
 ) -> dict[str, Any]:
     """report.json's `cost`; `assess` adds its own seconds, which nobody else knows, and the total.
 
-    :param instance_type: of every job.
     :param features: what extract_features returned.
     :param tuning: what tune returned; of a trial SageMaker bills the time between its start and its end.
     :param endpoint: instance type and count of what serves the model.
@@ -66,21 +67,21 @@ def build(
     trials = tuning["TrainingJobs"]
     seconds, billed = training.get("TrainingTimeInSeconds"), training.get("BillableTimeInSeconds")
     stages = [
-        _features(features, instance_type),
-        _stage("tuning", sum(trial["seconds"] or 0 for trial in trials), instance_type),
+        _features(features, compute.for_features),
+        _stage("tuning", sum(trial["seconds"] or 0 for trial in trials), compute.for_training),
         _stage(
-            "retraining", seconds if billed is None else billed, instance_type,
+            "retraining", seconds if billed is None else billed, compute.for_training,
             training["ResourceConfig"]["InstanceCount"],
             f"managed spot: {billed} of {seconds} s are billed" if billed and seconds and billed < seconds else None,
         ),
-        _stage("assessment", None, instance_type, 1, "the job's seconds are known when it has ended"),
+        _stage("assessment", None, compute.for_assessment, 1, "the job's seconds are known when it has ended"),
     ]  # fmt: skip
-    price = prices.find(instance_type, region)
     for stage in stages:
-        _price(stage, price, f"{FILE} has no price of {instance_type} in {region}")
+        kind = stage["instance_type"]
+        _price(stage, prices.find(kind, region), f"{FILE} has no price of {kind} in {region}")
     return {
         "currency": prices.currency,
-        "source": _source(prices, price, instance_type, region),
+        "source": _source(prices, dict.fromkeys(stage["instance_type"] for stage in stages), region),
         "note": (
             "The jobs ran on the local cloud, where nothing is billed: this is what their seconds would cost on AWS."
             if local
@@ -144,8 +145,12 @@ def _price(stage: dict[str, Any], price: Price | None, unknown: str) -> None:
         stage["reason"] = "; ".join(text for text in (stage["reason"], unknown) if text)
 
 
-def _source(prices: Prices, price: Price | None, instance_type: str, region: str) -> str:
-    if price is None:
+def _source(prices: Prices, instance_types: Iterable[str], region: str) -> str:
+    known = {kind: price for kind in instance_types if (price := prices.find(kind, region))}
+    if not known:
         return f"{FILE}: {prices.source or 'there is none'}"
-    checked = f"looked up on {price.noted}" if price.noted else "not checked by anybody"
-    return f"{FILE}: {prices.source}; {instance_type} in {region}, {checked}"
+    checked = [
+        f"{kind} in {region}, {f'looked up on {price.noted}' if price.noted else 'not checked by anybody'}"
+        for kind, price in known.items()
+    ]
+    return "; ".join([f"{FILE}: {prices.source}", *checked])

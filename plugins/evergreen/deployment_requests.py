@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from evergreen import compute_requests
 from evergreen.deployment_settings import CapacitySize
 from evergreen.plan import Plan
-from evergreen.requests import Request, tags
+from evergreen.requests import Request, lasting_tags, tags
 
 VARIANT = "AllTraffic"
 # On an endpoint configuration: which one served before it.
@@ -26,6 +27,8 @@ def model(plan: Plan, model_data: str) -> Request:
         "ExecutionRoleArn": plan.role,
         "PrimaryContainer": container(plan, model_data),
         "Tags": tags(plan),
+        **compute_requests.vpc(plan.pipeline.compute),
+        **compute_requests.isolation(plan.pipeline.compute),
     }
 
 
@@ -56,6 +59,7 @@ def endpoint_config(plan: Plan, model_name: str, champion: dict[str, Any] | None
             }
         ],
         "Tags": [*tags(plan), *before],
+        **compute_requests.endpoint_key(plan.pipeline.compute),
     }
     capture = deployment.data_capture
     if capture.initial_sampling_percentage:
@@ -64,12 +68,17 @@ def endpoint_config(plan: Plan, model_name: str, champion: dict[str, Any] | None
             "InitialSamplingPercentage": capture.initial_sampling_percentage,
             "DestinationS3Uri": plan.uri("data-capture"),
             "CaptureOptions": [{"CaptureMode": mode} for mode in capture.capture_modes],
+            **compute_requests.output_key(plan.pipeline.compute),
         }
     return request
 
 
 def create_endpoint(plan: Plan, endpoint_config_name: str) -> Request:
     """CreateEndpoint."""
+    return {**_served(plan, endpoint_config_name), "Tags": lasting_tags(plan)}
+
+
+def _served(plan: Plan, endpoint_config_name: str) -> Request:
     return {"EndpointName": plan.endpoint_name, "EndpointConfigName": endpoint_config_name}
 
 
@@ -109,11 +118,16 @@ def update_endpoint(plan: Plan, endpoint_config_name: str, alarm_names: list[str
         }
     if alarm_names:
         config["AutoRollbackConfiguration"] = {"Alarms": [{"AlarmName": name} for name in alarm_names]}
-    return {**create_endpoint(plan, endpoint_config_name), "DeploymentConfig": config}
+    return {**_served(plan, endpoint_config_name), "DeploymentConfig": config}
 
 
 def _size(size: CapacitySize) -> dict[str, Any]:
     return {"Type": size.type, "Value": size.value}
+
+
+def model_package_group(plan: Plan) -> Request:
+    """CreateModelPackageGroup; its packages cannot have tags of their own."""
+    return {"ModelPackageGroupName": plan.base_name, "Tags": lasting_tags(plan)}
 
 
 def model_package(
@@ -185,10 +199,12 @@ def batch_predict(plan: Plan, model_name: str, source: dict[str, str]) -> Reques
             "S3OutputPath": f"{plan.run_uri}/batch",
             "Accept": LINES_TYPE if lines else "application/json",
             "AssembleWith": settings.assemble_with or settings.split_type,
+            **compute_requests.output_key(plan.pipeline.compute),
         },
         "TransformResources": {
             "InstanceType": settings.instance_type or plan.pipeline.compute.instance_type,
             "InstanceCount": settings.instance_count,
+            **compute_requests.volume_key(plan.pipeline.compute),
         },
         "Tags": tags(plan),
     }

@@ -38,7 +38,7 @@ def address(plan: Plan, dataset: dict[str, Any], code: dict[str, Any], weights: 
             model.views,
             model.flip,
             plan.pipeline.tuning.seed,
-            plan.training_image,
+            plan.feature_image or plan.training_image,
             code["features_hash"],
         ),
     )

@@ -53,7 +53,7 @@ class FromPlan(SageMakerBaseOperator):
 
     @property
     def s3(self) -> S3Hook:
-        return S3Hook(aws_conn_id=self.aws_conn_id)
+        return S3Hook(aws_conn_id=self.aws_conn_id, extra_args=self.plan.s3_arguments)
 
 
 class PlannedJob(durable.DurableJob, FromPlan):
@@ -64,9 +64,7 @@ class PlannedJob(durable.DurableJob, FromPlan):
         plan = self.plan
         base_name = names.job(plan.pipeline_name, self.task_id)
         # The limit is on the script; getting a machine, the data and the archives comes on top.
-        return self.execute_job(
-            context, base_name, rounds * (plan.pipeline.compute.max_runtime_seconds + 900)
-        )
+        return self.execute_job(context, base_name, rounds * (plan.pipeline.compute.time_limit_seconds + 900))
 
     def execute_complete(self, context: "Context", event: dict[str, Any] | None = None) -> dict[str, Any]:
         self.pull(context)
@@ -266,7 +264,7 @@ class AssessOperator(PlannedJob, SageMakerProcessingOperator):
     kind = durable.PROCESSING
 
     def __init__(self, **kwargs: Any) -> None:
-        # export_report takes two of the values by their keys.
+        # export_report takes three of the values by their keys.
         super().__init__(multiple_outputs=True, **kwargs)
 
     def execute(self, context: "Context") -> dict[str, Any]:
@@ -323,6 +321,7 @@ class AssessOperator(PlannedJob, SageMakerProcessingOperator):
         return {
             "uri": requests.assess_uri(plan),
             "report_uri": plan.report_uri,
+            "kms_key_id": plan.pipeline.compute.output_kms_key_id,
             "verdict": verdict,
             "accuracy": report["metrics"]["accuracy"],
             # The archive to deploy where it is not the training job's own: the quantised model.

@@ -30,6 +30,9 @@ class Plan(BaseModel):
     role: str
     training_image: str
     inference_image: str
+    # Of processing jobs on instances of another type than the training's.
+    feature_image: str | None = None
+    assess_image: str | None = None
     # None where dags/ is no git checkout.
     git_revision: str | None = None
     region: str = "us-east-1"
@@ -63,6 +66,12 @@ class Plan(BaseModel):
     def uri(self, *parts: str) -> str:
         """`s3://` URI of a place below `root`."""
         return "/".join((f"s3://{self.bucket}", self.root, *parts))
+
+    @property
+    def s3_arguments(self) -> dict[str, str]:
+        """Of what Airflow's own processes write to S3: the pipeline's key, or none."""
+        key = self.pipeline.compute.output_kms_key_id
+        return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key} if key else {}
 
     @property
     def run_uri(self) -> str:

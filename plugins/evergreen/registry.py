@@ -23,7 +23,7 @@ def register(hook: SageMakerHook, s3: S3Hook, plan: Plan, model_data: str, asses
     """The ARN of the archive's package in the pipeline's group, which are made where they are not there."""
     client, group = hook.conn, plan.base_name
     try:
-        client.create_model_package_group(ModelPackageGroupName=group)
+        client.create_model_package_group(**deployment_requests.model_package_group(plan))
     except ClientError as error:
         if "already exists" not in error.response["Error"]["Message"]:
             raise

@@ -8,13 +8,15 @@ import json
 import math
 from typing import Any
 
-from evergreen import debugger
+from evergreen import compute_requests, debugger
 from evergreen.plan import Plan
 
 Request = dict[str, Any]
 
 PROCESSING = "/opt/ml/processing"
 CHECKPOINTS = "/opt/ml/checkpoints"
+# A container without a network gets its code by a channel; all others fetch it from S3.
+CODE_CHANNEL = "/opt/ml/input/data/code"
 OBJECTIVES = {"validation_loss": "Minimize", "validation_accuracy": "Maximize"}
 # What assess looks at of the training split: as many as it takes of each split.
 TRAIN_SAMPLE = 500
@@ -27,7 +29,7 @@ def fetch_weights(plan: Plan, code: dict[str, Any], uri: str) -> Request:
     """CreateProcessingJob: torchvision's weights → S3. The only job that needs a network besides AWS's."""
     model = plan.pipeline.model
     arguments = {"arch": model.arch, "weights": model.weights, "output": f"{PROCESSING}/output"}
-    return _processing(plan, code, "fetch_weights.py", arguments, [], {"weights": uri})
+    return _processing(plan, code, "fetch_weights.py", arguments, [], {"weights": uri}, isolated=False)
 
 
 def extract_features(
@@ -66,6 +68,7 @@ def extract_features(
         inputs.append(_input(split, manifest, manifest=True, sharded=True))
     return _processing(
         plan, code, "features.py", arguments, inputs, {"features": features_uri},
+        image=plan.feature_image, instance_type=plan.pipeline.compute.for_features,
         instances=plan.pipeline.compute.feature_instance_count, continuous=True,
     )  # fmt: skip
 
@@ -104,7 +107,10 @@ def assess(
     for name, uri in {**optional, **(platform_outputs or {})}.items():
         arguments[name] = f"{PROCESSING}/input/{name}"
         inputs.append(_input(name, uri))
-    return _processing(plan, code, "assess.py", arguments, inputs, {"report": assess_uri(plan)})
+    return _processing(
+        plan, code, "assess.py", arguments, inputs, {"report": assess_uri(plan)},
+        image=plan.assess_image, instance_type=plan.pipeline.compute.for_assessment,
+    )  # fmt: skip
 
 
 def monitor(
@@ -188,7 +194,7 @@ def tune(
         },
         "TrainingJobDefinition": {
             "StaticHyperParameters": _static_hyperparameters(plan, code, weights),
-            **_training(plan, dataset, features, weights),
+            **_training(plan, dataset, features, code, weights),
         },
         "Tags": tags(plan),
     }
@@ -207,12 +213,15 @@ def retrain(
     What `debugger.managed` adds takes the job's name. Every try of a run has the same place for its checkpoints, so
     that the job which replaces one that failed goes on where that one was.
     """
+    compute = plan.pipeline.compute
+    request = _training(plan, dataset, features, code, weights, compute.training_instance_count)
+    request["ResourceConfig"] |= compute_requests.warm_pool(compute)
     return {
         "HyperParameters": _static_hyperparameters(plan, code, weights)
         | best_hyperparameters(tuning["Tuning"])
         | stability(plan, tuning)
         | debugger.hyperparameters(plan),
-        **_training(plan, dataset, features, weights, plan.pipeline.compute.training_instance_count),
+        **request,
         "CheckpointConfig": {"S3Uri": f"{plan.run_uri}/checkpoints", "LocalPath": CHECKPOINTS},
         # The toolkit in AWS's images has no variable for it.
         "Environment": {"SM_CHECKPOINT_DIR": CHECKPOINTS},
@@ -254,19 +263,23 @@ def best_hyperparameters(tuning: dict[str, Any]) -> dict[str, str]:
 
 
 def tags(plan: Plan) -> list[dict[str, str]]:
-    return [
-        {"Key": "evergreen:pipeline", "Value": plan.pipeline_name},
-        {"Key": "evergreen:run", "Value": plan.run_folder},
-    ]
+    return [*lasting_tags(plan), {"Key": "evergreen:run", "Value": plan.run_folder}]
+
+
+def lasting_tags(plan: Plan) -> list[dict[str, str]]:
+    """Of what later runs go on using."""
+    own = {"evergreen:pipeline": plan.pipeline_name}
+    return [{"Key": key, "Value": value} for key, value in (own | plan.pipeline.compute.tags).items()]
 
 
 def _static_hyperparameters(
     plan: Plan, code: dict[str, Any], weights: dict[str, Any] | None
 ) -> dict[str, str]:
     tuning, network = plan.pipeline.tuning, plan.pipeline.model
+    isolated = plan.pipeline.compute.enable_network_isolation
     return {
         "sagemaker_program": "train.py",
-        "sagemaker_submit_directory": code["archive"],
+        "sagemaker_submit_directory": f"{CODE_CHANNEL}/sourcedir.tar.gz" if isolated else code["archive"],
         "arch": network.arch,
         "tail": network.tail,
         "weights": weights["name"] if weights else network.weights,
@@ -290,6 +303,7 @@ def _training(
     plan: Plan,
     dataset: dict[str, Any],
     features: dict[str, Any] | None,
+    code: dict[str, Any],
     weights: dict[str, Any] | None,
     instances: int = 1,
 ) -> Request:
@@ -306,6 +320,8 @@ def _training(
         ]
         if weights:
             channels.append(_channel("weights", weights["uri"], "S3Prefix"))
+    if compute.enable_network_isolation:
+        channels.append(_channel("code", code["archive"], "S3Prefix"))
     return {
         "AlgorithmSpecification": {
             "TrainingImage": plan.training_image,
@@ -314,13 +330,13 @@ def _training(
         },
         "RoleArn": plan.role,
         "InputDataConfig": channels,
-        "OutputDataConfig": {"S3OutputPath": f"{plan.run_uri}/jobs"},
-        "ResourceConfig": {
-            "InstanceType": compute.instance_type,
-            "InstanceCount": instances,
-            "VolumeSizeInGB": compute.volume_size_gb,
+        "OutputDataConfig": {
+            "S3OutputPath": f"{plan.run_uri}/jobs",
+            **compute_requests.output_key(compute),
         },
-        "StoppingCondition": {"MaxRuntimeInSeconds": compute.max_runtime_seconds},
+        "ResourceConfig": compute_requests.cluster(compute, compute.for_training, instances),
+        **compute_requests.training_time(compute),
+        **compute_requests.network(compute),
     }
 
 
@@ -337,14 +353,20 @@ def _processing(
     inputs: list[dict[str, Any]],
     outputs: dict[str, str],
     *,
+    image: str | None = None,
+    instance_type: str | None = None,
     instances: int = 1,
     continuous: bool = False,
+    isolated: bool = True,
 ) -> Request:
-    """:param continuous: upload files as they appear, so that a job which fails leaves what it has done."""
+    """:param continuous: upload files as they appear, so that a job which fails leaves what it has done.
+    :param isolated: False for a job that needs a network, whatever the settings say.
+    """
     compute = plan.pipeline.compute
+    network = compute_requests.network(compute, isolated=isolated)
     return {
         "AppSpecification": {
-            "ImageUri": plan.training_image,
+            "ImageUri": image or plan.training_image,
             "ContainerEntrypoint": ["python3", f"{PROCESSING}/input/code/processing.py", script],
             "ContainerArguments": [
                 text for name, value in arguments.items() for text in (f"--{name}", str(value))
@@ -362,15 +384,15 @@ def _processing(
                     },
                 }
                 for name, uri in outputs.items()
-            ]
+            ],
+            **compute_requests.output_key(compute),
         },
         "ProcessingResources": {
-            "ClusterConfig": {
-                "InstanceCount": instances,
-                "InstanceType": compute.instance_type,
-                "VolumeSizeInGB": compute.volume_size_gb,
-            }
+            "ClusterConfig": compute_requests.cluster(
+                compute, instance_type or compute.instance_type, instances
+            )
         },
+        **({"NetworkConfig": network} if network else {}),
         "RoleArn": plan.role,
         "StoppingCondition": {"MaxRuntimeInSeconds": compute.max_runtime_seconds},
         "Tags": tags(plan),

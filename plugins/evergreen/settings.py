@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from evergreen.compute_settings import Compute
 from evergreen.deployment_settings import Deployment
 from evergreen.schedule_settings import Monitor, Schedule, as_schedule
 from evergreen.settings_base import Settings as Settings
@@ -404,45 +405,6 @@ class Notify(Settings):
     deadline_minutes: int | None = Field(
         default=None, description="Also tell of a run that has not ended so long after it was queued.", ge=1
     )
-
-
-class Compute(Settings):
-    """What the jobs run on. `role` is the SageMaker execution role: a name or an ARN."""
-
-    role: str = Field(default="EvergreenSageMakerRole", min_length=1)
-    bucket: str | None = Field(
-        default=None, description="Default: service_config.s3.bucket_name of the connection."
-    )
-    prefix: str = Field(default="evergreen", pattern=r"^[A-Za-z0-9][A-Za-z0-9/_.-]*[A-Za-z0-9]$")
-    instance_type: str = Field(
-        default="ml.m5.xlarge", title="Instance type", description="Of every job.", pattern=r"^ml\."
-    )
-    training_instance_count: int = Field(
-        default=1,
-        title="Instances for training",
-        description="Of the retraining: they share each batch. Trials take one each.",
-        ge=1,
-        le=100,
-    )
-    feature_instance_count: int = Field(
-        default=1,
-        title="Instances for features",
-        description="Share the pass through what is frozen among them.",
-        ge=1,
-        le=100,
-    )
-    volume_size_gb: int = Field(default=30, ge=1, le=16384)
-    max_runtime_seconds: int = Field(
-        default=3600,
-        title="Time limit, s",
-        description="Of each job; it is stopped after it.",
-        ge=60,
-        le=432_000,
-    )
-    pytorch_training_version: str = "2.10.0"
-    pytorch_inference_version: str = "2.6.0"
-    training_image: str | None = Field(default=None, description="Instead of AWS's PyTorch training image.")
-    inference_image: str | None = Field(default=None, description="Instead of AWS's PyTorch inference image.")
 
 
 class Pipeline(Settings):

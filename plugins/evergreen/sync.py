@@ -51,7 +51,9 @@ class SyncDatasetOperator(BaseOperator):
         client = hook.get_client_type(config=hook.config.merge(CLIENT_CONFIG))
         splits = settings.splits.model_dump()
         try:
-            with Sync(client, source, splits, plan.bucket, plan.root, facts_file(plan)) as sync:
+            with Sync(
+                client, source, splits, plan.bucket, plan.root, facts_file(plan), plan.s3_arguments
+            ) as sync:
                 result = self._look(sync)
                 if plan.dry_run:
                     self._preview(context, sync, delete=settings.delete_removed)
@@ -112,7 +114,7 @@ class SyncDatasetOperator(BaseOperator):
 
 def upload_source(plan: Plan, aws_conn_id: str = "aws_default") -> dict[str, str]:
     """`ml_code/` → S3 under its hash: an archive for training jobs, files for processing jobs."""
-    hook = S3Hook(aws_conn_id=aws_conn_id)
+    hook = S3Hook(aws_conn_id=aws_conn_id, extra_args=plan.s3_arguments)
     code = source_code.read()
     archive_key = f"{plan.root}/code/{code.hash}/sourcedir.tar.gz"
     # The archive is written last: where it is, the files are.
@@ -120,9 +122,8 @@ def upload_source(plan: Plan, aws_conn_id: str = "aws_default") -> dict[str, str
         client = hook.get_conn()
 
         def send(file: tuple[str, bytes]) -> None:
-            client.put_object(
-                Bucket=plan.bucket, Key=f"{plan.root}/code/{code.hash}/src/{file[0]}", Body=file[1]
-            )
+            key = f"{plan.root}/code/{code.hash}/src/{file[0]}"
+            client.put_object(Bucket=plan.bucket, Key=key, Body=file[1], **plan.s3_arguments)
 
         with ThreadPoolExecutor(CONCURRENCY) as pool:
             list(pool.map(send, code.files))

@@ -55,6 +55,11 @@ def plan(file: str) -> dict[str, Any]:
     compute = validated.compute
     hook = SageMakerHook(aws_conn_id=AWS_CONN_ID)
     region = hook.conn_region_name
+
+    def training_image(instance_type: str) -> str:
+        version = compute.pytorch_training_version
+        return compute.training_image or _image("training", version, region, instance_type)
+
     built = Plan(
         dag_id=run.dag_id,
         run_id=run.run_id,
@@ -67,10 +72,11 @@ def plan(file: str) -> dict[str, Any]:
         drift=(run.conf or {}).get("drift"),
         bucket=_bucket(compute.bucket),
         role=_role(compute.role),
-        training_image=compute.training_image
-        or _image("training", compute.pytorch_training_version, region, compute.instance_type),
+        training_image=training_image(compute.for_training),
         inference_image=compute.inference_image
         or _image("inference", compute.pytorch_inference_version, region, validated.deployment.instance_type),
+        feature_image=training_image(compute.for_features),
+        assess_image=training_image(compute.for_assessment),
         git_revision=source_code.git_revision(),
         region=region,
         partition=hook.conn_partition,
@@ -94,7 +100,7 @@ def gate() -> str:
     """Branch on the report's verdict: the decision is made once, where the report is made."""
     built, assessment = _plan(), _returned("assess")
     latest = {"run_folder": built.run_folder, "verdict": assessment["verdict"]}
-    S3Hook(aws_conn_id=AWS_CONN_ID).load_string(
+    S3Hook(aws_conn_id=AWS_CONN_ID, extra_args=built.s3_arguments).load_string(
         json.dumps(latest, indent=1), built.uri("reports", "latest.json"), replace=True
     )
     verdict = assessment["verdict"]

@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -71,6 +71,7 @@ class Sync:
     :param source: a local folder, or an `s3://` prefix.
     :param splits: split → the name of its folder in the source.
     :param facts: the manifest's file; None for one that goes with the process.
+    :param arguments: of every request that writes an object: how it is encrypted.
     """
 
     def __init__(
@@ -81,8 +82,9 @@ class Sync:
         bucket: str,
         root: str,
         facts: Path | None,
+        arguments: Mapping[str, str] | None = None,
     ) -> None:
-        self._client = client
+        self._client, self._arguments = client, dict(arguments or {})
         self._source, self._splits = source, splits
         self._bucket, self._root = bucket, root
         self._prefix = f"{root}/dataset/"
@@ -331,13 +333,14 @@ class Sync:
             Key=self._prefix + file.path,
             Body=content,
             ChecksumSHA256=b64encode(sha256.digest()).decode(),
+            **self._arguments,
         )
         return _etag(answer)
 
     def _send_in_parts(self, file: File) -> str:
         key = self._prefix + file.path
         try:
-            self._manager.upload(file.source, self._bucket, key).result()
+            self._manager.upload(file.source, self._bucket, key, extra_args=self._arguments).result()
             # A file that was touched meanwhile may have been sent half old, half new.
             if dataset.stat_of(os.stat(file.source)) != file.stat:  # ruff: ignore[os-stat]
                 raise Moved
@@ -353,6 +356,7 @@ class Sync:
                 Key=self._prefix + file.path,
                 CopySource={"Bucket": self._source_bucket, "Key": key},
                 CopySourceIfMatch=file.checksum,
+                **self._arguments,
             )
         except ClientError as error:
             if _code(error) in {"PreconditionFailed", "NoSuchKey", "404", "412"}:
@@ -443,10 +447,11 @@ class Sync:
         with tempfile.TemporaryFile() as file:
             write(file)
             file.seek(0)
-            self._manager.upload(file, self._bucket, key).result()
+            self._manager.upload(file, self._bucket, key, extra_args=self._arguments).result()
 
     def _put(self, key: str, document: dict[str, Any]) -> None:
-        self._client.put_object(Bucket=self._bucket, Key=key, Body=json.dumps(document, indent=1).encode())
+        body = json.dumps(document, indent=1).encode()
+        self._client.put_object(Bucket=self._bucket, Key=key, Body=body, **self._arguments)
 
     def _exists(self, key: str) -> bool:
         try:

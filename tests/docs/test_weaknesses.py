@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evergreen.settings import Compute
+from evergreen.compute_settings import Compute
 
 REPOSITORY = Path(__file__).parents[2]
 ROWS = re.findall(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from evergreen import cost
+from evergreen.compute_settings import Compute
 from evergreen.settings import SettingsError
 from scripts.local_stack import REPOSITORY
 
@@ -27,8 +28,8 @@ TRAINING = {
 
 def stages(**changes: Any) -> dict[str, dict[str, Any]]:
     given = {
-        "prices": PRICES, "region": "here", "instance_type": "ml.x", "features": FEATURES, "tuning": TUNING,
-        "training": TRAINING, "endpoint": ("ml.x", 2), "local": False,
+        "prices": PRICES, "region": "here", "compute": Compute(instance_type="ml.x"), "features": FEATURES,
+        "tuning": TUNING, "training": TRAINING, "endpoint": ("ml.x", 2), "local": False,
     }  # fmt: skip
     return {stage["stage"]: stage for stage in cost.build(**{**given, **changes})["stages"]}
 
@@ -43,7 +44,7 @@ def test_a_stage_costs_seconds_times_instances_times_the_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"region": "there"}, {"instance_type": "ml.y"}, {"prices": cost.Prices()}]
+    "changes", [{"region": "there"}, {"compute": Compute(instance_type="ml.y")}, {"prices": cost.Prices()}]
 )
 def test_an_unknown_rate_is_no_number(changes: dict[str, Any]) -> None:
     found = stages(**changes)
@@ -64,13 +65,15 @@ def test_managed_spot_is_what_is_billed() -> None:
 
 
 def test_the_source_says_whether_anybody_has_checked_the_rate() -> None:
-    known = cost.build(PRICES, "here", "ml.x", FEATURES, TUNING, TRAINING, ("ml.x", 2), local=True)
+    known = cost.build(
+        PRICES, "here", Compute(instance_type="ml.x"), FEATURES, TUNING, TRAINING, ("ml.x", 2), local=True
+    )
     assert known["source"] == "prices.yaml: the contract; ml.x in here, looked up on 2026-11-01"
     assert known["currency"] == "EUR"
     assert "nothing is billed" in known["note"]
     shipped = cost.load(REPOSITORY / "dags")
     unchecked = cost.build(
-        shipped, "us-east-1", "ml.m5.xlarge", FEATURES, TUNING, TRAINING, ("ml.y", 1), local=False
+        shipped, "us-east-1", Compute(), FEATURES, TUNING, TRAINING, ("ml.y", 1), local=False
     )
     assert unchecked["source"].endswith("ml.m5.xlarge in us-east-1, not checked by anybody")
     assert unchecked["note"] is None

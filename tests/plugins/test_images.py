@@ -7,7 +7,7 @@ from sagemaker.core import image_uris
 from sagemaker.core.debugger import ProfilerRule, Rule, get_rule_container_image_uri, rule_configs
 
 from evergreen import debugger, images
-from evergreen.settings import Compute
+from evergreen.compute_settings import Compute
 from scripts import image_table
 from tests.plugins.test_requests import plan
 

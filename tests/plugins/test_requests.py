@@ -1,6 +1,7 @@
 """The requests are what botocore's service model says they must be, and what the design promises."""
 
 import json
+from functools import cache
 from typing import Any
 
 import botocore.session
@@ -56,8 +57,13 @@ def plan(**pipeline: Any) -> Plan:
     )
 
 
+@cache
+def service_model(service: str) -> Any:
+    return botocore.session.get_session().get_service_model(service)
+
+
 def valid(operation: str, request: dict[str, Any], service: str = "sagemaker") -> None:
-    shape = botocore.session.get_session().get_service_model(service).operation_model(operation).input_shape
+    shape = service_model(service).operation_model(operation).input_shape
     errors = ParamValidator().validate(request, shape)
     assert not errors.has_errors(), errors.generate_report()
     json.dumps(request)
