@@ -6,6 +6,8 @@ import re
 JOB_NAME_LENGTH = 63
 # SageMaker's limit for tuning jobs, whose children's names add a suffix; botocore does not check it.
 TUNING_JOB_NAME_LENGTH = 32
+# Of what `resource` puts behind a name: a digest, and at most two digits of an attempt.
+SUFFIX_LENGTH = 1 + 10 + 3
 
 
 def digest(*parts: object) -> str:
@@ -24,9 +26,13 @@ def resource(base: str, *parts: object, length: int = JOB_NAME_LENGTH, attempt: 
     return slug(base)[: length - len(tail)].rstrip("-") + tail
 
 
-def job(pipeline_name: str, task_id: str) -> str:
-    """The readable part of a job's name."""
-    return f"{pipeline_name}-{task_id.rpartition('.')[2]}"
+def job(pipeline_name: str, task_id: str, length: int = JOB_NAME_LENGTH) -> str:
+    """The readable part of a job's name, of which `resource` will cut nothing.
+
+    A long pipeline's name is cut here, so that the task stays: IAM's policies allow jobs by it (aws/policies/).
+    """
+    task = slug(task_id.rpartition(".")[2])
+    return f"{slug(pipeline_name)[: length - SUFFIX_LENGTH - len(task) - 1].rstrip('-')}-{task}"
 
 
 def base(pipeline_name: str) -> str:

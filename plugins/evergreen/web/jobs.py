@@ -49,7 +49,7 @@ def find(sagemaker: SageMakerHook, dag_id: str, pipeline: str, run_id: str, task
     kind, found = KINDS[task_id], None
     for attempt in range(durable.MAX_REPLACEMENTS):
         name = names.resource(
-            names.job(pipeline, task_id),
+            names.job(pipeline, task_id, kind.name_length),
             dag_id,
             run_id,
             task_id,
