@@ -22,7 +22,7 @@ from evergreen.operators import (
     StageWeightsOperator,
     TuneOperator,
 )
-from evergreen.registry import ApproveOperator
+from evergreen.registry import ApproveOperator, RegisterOperator
 from evergreen.sync import SyncDatasetOperator
 from evergreen.verification import VerifyEndpointOperator
 
@@ -79,17 +79,14 @@ def retrain_dag(file: Path) -> None:
 
         gate = tasks.gate.override(on_success_callback=settings.tell["asked"])()
         hold = tasks.hold.override(on_success_callback=settings.tell["held"])()
-        register = tasks.register()
+        decided = {"training": "retrain", "assessment": "assess"}
+        register = RegisterOperator(task_id="register", inputs=decided)
         approve = ApproveOperator(
             task_id="approve", subject=f"Deploy the new {name} model?", body=tasks.APPROVAL_BODY
         )
 
         with TaskGroup("deploy") as deploy:
-            model = ModelOperator(
-                task_id="model",
-                inputs={"training": "retrain", "assessment": "assess"},
-                trigger_rule=AFTER_A_BRANCH,
-            )
+            model = ModelOperator(task_id="model", inputs=decided, trigger_rule=AFTER_A_BRANCH)
             endpoint_config = EndpointConfigOperator(
                 task_id="endpoint_config", inputs={"model_name": "deploy.model", "assessment": "assess"}
             )

@@ -22,7 +22,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from botocore.exceptions import BotoCoreError, ClientError
 
-from evergreen import alarms, deployment_requests, durable, endpoints, names, smoke
+from evergreen import alarms, deployment_requests, durable, endpoints, lineage_events, names, smoke
 from evergreen.operators import FromPlan
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class ModelOperator(FromPlan, SageMakerModelOperator):
     def execute(self, context: "Context") -> str:
         model_data, plan = deployment_requests.archive(**self.pull(context)), self.plan
         name = names.resource(plan.base_name, model_data, plan.inference_image)
+        self.reads, self.writes = (model_data,), (lineage_events.sagemaker(plan, "model", name),)
         if _exists(self.hook.describe_model, name):
             self.log.info("model %s exists", name)
         else:
@@ -62,6 +63,8 @@ class EndpointConfigOperator(FromPlan, SageMakerEndpointConfigOperator):
         # Not of the tags: a retry, or a run that deploys the same again, finds it.
         settings = {key: value for key, value in request.items() if key != "Tags"}
         name = names.resource(plan.base_name, model_name, settings)
+        self.reads = (lineage_events.sagemaker(plan, "model", model_name),)
+        self.writes = (lineage_events.sagemaker(plan, "endpoint-config", name),)
         if _exists(self.hook.describe_endpoint_config, name):
             self.log.info("endpoint configuration %s exists", name)
             if champion and champion["endpoint_config"] != name:
@@ -227,8 +230,11 @@ class EndpointOperator(FromPlan, SageMakerEndpointOperator):
         raise (AirflowException if transient else AirflowFailException)("; ".join(sentences))
 
     def _described(self, live: dict[str, Any]) -> dict[str, Any]:
+        config_name = live["EndpointConfigName"]
+        self.reads = (lineage_events.sagemaker(self.plan, "endpoint-config", config_name),)
+        self.writes = (lineage_events.sagemaker(self.plan, "endpoint", self.plan.endpoint_name),)
         return {
-            "EndpointConfig": serialize(self.hook.describe_endpoint_config(live["EndpointConfigName"])),
+            "EndpointConfig": serialize(self.hook.describe_endpoint_config(config_name)),
             "Endpoint": serialize(live),
         }
 

@@ -29,7 +29,7 @@ from airflow.providers.amazon.aws.triggers.sagemaker import SageMakerTrigger
 from airflow.providers.common.compat.sdk import AirflowException
 from botocore.exceptions import ClientError
 
-from evergreen import names
+from evergreen import lineage_events, names
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -99,7 +99,7 @@ class DurableSageMakerTrigger(SageMakerTrigger):
                 self.log.warning("stopping %s: %s", self.job_name, error)
 
 
-class DurableJob(SageMakerBaseOperator):
+class DurableJob(lineage_events.Traced, SageMakerBaseOperator):
     """Mixin before one of the provider's job operators; subclasses set `kind`.
 
     `self.config` must be complete but for the job's name when `execute_job` is called.
@@ -125,7 +125,7 @@ class DurableJob(SageMakerBaseOperator):
             self._create(context)
         if self.deferrable:
             self._defer(max_runtime)
-        return self._result(self._wait())
+        return self._ended(self._wait())
 
     def on_kill(self) -> None:
         if self.job_name is None:
@@ -140,7 +140,11 @@ class DurableJob(SageMakerBaseOperator):
         if event is None or event["status"] != "success":
             raise AirflowException(f"{self.kind.result_key} job did not complete: {event}")
         self.job_name = event["job_name"]
-        return self._result(self.kind.describe(self.hook, event["job_name"]))
+        return self._ended(self.kind.describe(self.hook, event["job_name"]))
+
+    def _ended(self, description: dict[str, Any]) -> dict[str, Any]:
+        self.reads, self.writes = lineage_events.of_job(description)
+        return self._result(description)
 
     def _find(self, context: "Context", base_name: str) -> tuple[str, dict[str, Any] | None]:
         instance = context["ti"]

@@ -9,7 +9,7 @@ from airflow.providers.amazon.aws.operators.sagemaker import SageMakerProcessing
 from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 
-from evergreen import durable, endpoints, lineage, requests
+from evergreen import durable, endpoints, lineage, metrics, requests
 from evergreen.deployment_requests import VARIANT
 from evergreen.operators import PlannedJob
 
@@ -124,6 +124,7 @@ class CompareOperator(PlannedJob, SageMakerProcessingOperator):
         for line in table(found):
             self.log.info("%s", line)
         self.log.info("%s; %s/drift.html", found["sentence"], self.uri)
+        metrics.of_drift(self.plan.pipeline_name, found)
         result = {
             **{key: found[key] for key in ("evaluated", "drifted", "sentence")},
             **{key: look[key] for key in ("since", "until")},

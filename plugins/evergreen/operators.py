@@ -24,7 +24,19 @@ from airflow.providers.amazon.aws.operators.sagemaker import (
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 
-from evergreen import assess_context, debugger, durable, endpoints, features, lineage, names, requests, trials
+from evergreen import (
+    assess_context,
+    debugger,
+    durable,
+    endpoints,
+    features,
+    lineage,
+    lineage_events,
+    metrics,
+    names,
+    requests,
+    trials,
+)
 from evergreen.plan import Plan
 from evergreen.source_code import local_path
 
@@ -35,7 +47,11 @@ if TYPE_CHECKING:
 RULES_LIMIT_S, RULES_PAUSE_S = 1800, 5
 
 
-class FromPlan(SageMakerBaseOperator):
+# What SageMaker's ARNs call it.
+TUNING_JOB = "hyper-parameter-tuning-job"
+
+
+class FromPlan(lineage_events.Traced, SageMakerBaseOperator):
     """An operator whose configuration is built when it runs, from what earlier tasks returned.
 
     :param inputs: argument → task id; the plan is always the task `plan`.
@@ -62,7 +78,7 @@ class PlannedJob(durable.DurableJob, FromPlan):
     def run_job(self, context: "Context", rounds: int = 1) -> dict[str, Any]:
         """:param rounds: how many jobs, one after another, the time limit is for."""
         plan = self.plan
-        base_name = names.job(plan.pipeline_name, self.task_id)
+        base_name = names.job(plan.pipeline_name, self.task_id, self.kind.name_length)
         # The limit is on the script; getting a machine, the data and the archives comes on top.
         return self.execute_job(context, base_name, rounds * (plan.pipeline.compute.time_limit_seconds + 900))
 
@@ -93,6 +109,7 @@ class StageWeightsOperator(PlannedJob, SageMakerProcessingOperator):
             return self._upload(file)
         if self.s3.check_for_key(f"{self.uri}/weights.json"):
             self.log.info("found the weights that an earlier run has fetched: %s", self.uri)
+            self.writes = (self.uri,)
             return self._staged()
         self.config = requests.fetch_weights(self.plan, inputs["code"], self.uri)
         return self.run_job(context)
@@ -138,10 +155,12 @@ class ExtractFeaturesOperator(PlannedJob, SageMakerProcessingOperator):
             return None
         if found := features.find(self.s3, self.uri):
             self.log.info("found the features of an earlier run: %s", self.uri)
+            self.reads, self.writes = (self.dataset["dataset_uri"],), (self.uri,)
             return {"uri": self.uri, "computed": False, "unreadable": found["unreadable"], "job": None}
         manifests = features.missing(self.s3, self.uri, self.dataset["manifests"])
         if not manifests and features.has_trunk(self.s3, self.uri):
             self.log.info("found every part of the features of a run that did not end: %s", self.uri)
+            self.reads, self.writes = (self.dataset["dataset_uri"],), (self.uri,)
             return self._finish(None)
         self.config = requests.extract_features(
             self.plan, **inputs, manifests=manifests, features_uri=self.uri
@@ -201,6 +220,7 @@ class TuneOperator(PlannedJob, SageMakerTuningOperator):
 
     def _result(self, description: dict[str, Any]) -> dict[str, Any]:
         assert self.job_name
+        self.writes = (*self.writes, lineage_events.sagemaker(self.plan, TUNING_JOB, self.job_name))
         return {**super()._result(description), "TrainingJobs": trials.listed(self.hook, self.job_name)}
 
 
@@ -224,14 +244,24 @@ class RetrainOperator(PlannedJob, SageMakerTrainingOperator):
             raise AirflowFailException(str(error)) from error
         return self.run_job(context)
 
+    def pull(self, context: "Context") -> dict[str, Any]:
+        inputs = super().pull(context)
+        self.tuning_name = inputs["tuning"]["Tuning"]["HyperParameterTuningJobName"]
+        return inputs
+
     def _create(self, context: "Context") -> None:
         if debugger.is_managed(self.plan):
             assert self.job_name
             self.config |= debugger.managed(self.plan, self.job_name, str(self.hook.conn_region_name))
         super()._create(context)
 
-    def _result(self, description: dict[str, Any]) -> dict[str, Any]:
-        return super()._result(self._after_rules(description, time.time() + RULES_LIMIT_S))
+    def _ended(self, description: dict[str, Any]) -> dict[str, Any]:
+        return self._judged(self._after_rules(description, time.time() + RULES_LIMIT_S))
+
+    def _judged(self, description: dict[str, Any]) -> dict[str, Any]:
+        result = super()._ended(description)
+        self.reads = (*self.reads, lineage_events.sagemaker(self.plan, TUNING_JOB, self.tuning_name))
+        return result
 
     def rules_complete(
         self, context: "Context", job_name: str, limit: float, event: Any = None
@@ -239,7 +269,7 @@ class RetrainOperator(PlannedJob, SageMakerTrainingOperator):
         """Another look at the rules, after a deferred pause."""
         self.pull(context)
         self.job_name = job_name
-        return super()._result(self._after_rules(self.kind.describe(self.hook, job_name), limit))
+        return self._judged(self._after_rules(self.kind.describe(self.hook, job_name), limit))
 
     def _after_rules(self, description: dict[str, Any], limit: float) -> dict[str, Any]:
         """The job when none of its rules is being evaluated, or when it is `limit`, an epoch time."""
@@ -318,6 +348,7 @@ class AssessOperator(PlannedJob, SageMakerProcessingOperator):
         context = json.loads(self.s3.read_key(f"{plan.run_uri}/context.json"))
         verdict = report["verdict"]
         self.log.info("%s: %s", verdict["decision"], " ".join(verdict["reasons"]))
+        metrics.of_report(plan.pipeline_name, report)
         return {
             "uri": requests.assess_uri(plan),
             "report_uri": plan.report_uri,

@@ -9,7 +9,8 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from botocore.exceptions import ClientError
 
-from evergreen import deployment_requests
+from evergreen import deployment_requests, lineage_events
+from evergreen.operators import FromPlan
 from evergreen.plan import Plan
 
 if TYPE_CHECKING:
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+
+class RegisterOperator(FromPlan):
+    """Model archive → model package, unless the group has it already. Returns its ARN."""
+
+    def execute(self, context: "Context") -> str:
+        inputs = self.pull(context)
+        model_data = deployment_requests.archive(**inputs)
+        arn = register(self.hook, self.s3, self.plan, model_data, inputs["assessment"])
+        self.reads = (model_data,)
+        self.writes = (lineage_events.sagemaker(self.plan, "model-package", arn.partition("/")[2]),)
+        return arn
 
 
 def register(hook: SageMakerHook, s3: S3Hook, plan: Plan, model_data: str, assessment: dict[str, Any]) -> str:

@@ -135,7 +135,10 @@ def monitor(
         _input("snapshot", snapshot_uri),
         _input("capture", capture_uri, manifest=True),
     ]
-    return _processing(plan, code, "monitor.py", arguments, inputs, {"drift": output_uri})
+    return _processing(
+        plan, code, "monitor.py", arguments, inputs, {"drift": output_uri},
+        image=plan.assess_image, instance_type=plan.pipeline.compute.for_assessment,
+    )  # fmt: skip
 
 
 def train_sample(manifest: list[Any]) -> list[Any]:

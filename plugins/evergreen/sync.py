@@ -10,7 +10,7 @@ from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 from airflow.sdk import BaseOperator
 
-from evergreen import freshness, names, source_code
+from evergreen import freshness, lineage_events, names, source_code
 from evergreen.dataset import DatasetError
 from evergreen.plan import Plan
 from evergreen.transfer import CLIENT_CONFIG, Sync
@@ -27,7 +27,7 @@ WARNINGS = {
 }
 
 
-class SyncDatasetOperator(BaseOperator):
+class SyncDatasetOperator(lineage_events.Traced, BaseOperator):
     """Dataset folder or S3 prefix → S3, only what changed. Returns version, counts and manifests.
 
     Nothing is sent before the whole folder has been looked at. A run that no person asked for and that would learn
@@ -72,6 +72,9 @@ class SyncDatasetOperator(BaseOperator):
             raise AirflowFailException(str(error)) from error
         for asset in self.outlets:
             context["outlet_events"][asset].extra = {key: result[key] for key in ("version", "counts", "uri")}
+        self.reads = (source if isinstance(source, str) else source.as_uri(),)
+        self.writes = (result["dataset_uri"],)
+        self.count = sum(sum(classes.values()) for classes in result["counts"].values())
         return result
 
     def _look(self, sync: Sync) -> dict[str, Any]:

@@ -14,14 +14,12 @@ from botocore.exceptions import ClientError
 from evergreen import (
     addresses,
     cost,
-    deployment_requests,
     endpoints,
     images,
     names,
     notifications,
     params,
     pipeline,
-    registry,
     rollback,
     settings,
     source_code,
@@ -122,19 +120,6 @@ def hold() -> list[str]:
     for reason in reasons:
         print(f"held: {reason}")
     return reasons
-
-
-@task
-def register() -> str:
-    """Model archive → model package, unless the group has it already. Returns its ARN."""
-    assessment = _returned("assess")
-    return registry.register(
-        SageMakerHook(aws_conn_id=AWS_CONN_ID),
-        S3Hook(aws_conn_id=AWS_CONN_ID),
-        _plan(),
-        deployment_requests.archive(_returned("retrain"), assessment),
-        assessment,
-    )
 
 
 @task

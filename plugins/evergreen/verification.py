@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from evergreen import endpoints, smoke
+from evergreen import endpoints, lineage_events, smoke
 from evergreen.operators import FromPlan
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class VerifyEndpointOperator(FromPlan):
         plan, config_name, assessment = self.plan, inputs["endpoint_config_name"], inputs["assessment"]
         champion = assessment["champion"]
         predictions: list[dict[str, Any]] = []
+        self.reads = (lineage_events.sagemaker(plan, "endpoint", plan.endpoint_name),)
         try:
             live = endpoints.settle(self.hook, plan.endpoint_name)
             doubt = endpoints.mismatch(live, plan.endpoint_name, config_name)
