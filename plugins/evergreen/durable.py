@@ -99,7 +99,7 @@ class DurableSageMakerTrigger(SageMakerTrigger):
                 self.log.warning("stopping %s: %s", self.job_name, error)
 
 
-class DurableJob(lineage_events.Traced, SageMakerBaseOperator):
+class DurableJob(SageMakerBaseOperator):
     """Mixin before one of the provider's job operators; subclasses set `kind`.
 
     `self.config` must be complete but for the job's name when `execute_job` is called.
@@ -107,6 +107,9 @@ class DurableJob(lineage_events.Traced, SageMakerBaseOperator):
 
     kind: JobKind
     job_name: str | None = None
+    # URIs, when the job has ended.
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
 
     # Set by the provider's operators that this is mixed into; check_interval is for the deferred wait.
     wait_for_completion: bool

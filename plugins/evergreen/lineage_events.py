@@ -8,7 +8,7 @@ https://openlineage.io/docs/spec/naming
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from evergreen.plan import Plan
@@ -27,22 +27,17 @@ READ = ("ProcessingInputs", "InputDataConfig", "TransformInput")
 WRITTEN = ("ProcessingOutputConfig", "ModelArtifacts", "TransformOutput")
 
 
-class Traced:
-    """Mixin of operators: `reads` and `writes` are URIs, set when the task has ended."""
+def facets(reads: Iterable[str], writes: Iterable[str], count: int | None = None) -> "OperatorLineage":
+    """What an operator's `get_openlineage_facets_on_complete` returns.
 
-    reads: tuple[str, ...] = ()
-    writes: tuple[str, ...] = ()
-    # Images, of what a task writes.
-    count: int | None = None
+    :param reads: URIs, as `writes`. :param count: images in what is written, where that is known.
+    """
+    # Takes a second to import, and may not be installed: only the provider asks for it.
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> "OperatorLineage":
-        # Takes a second to import, and may not be installed: only the provider calls this.
-        from airflow.providers.openlineage.extractors import OperatorLineage
-
-        return OperatorLineage(
-            inputs=[dataset(uri) for uri in self.reads],
-            outputs=[dataset(uri, self.count) for uri in self.writes],
-        )
+    return OperatorLineage(
+        inputs=[dataset(uri) for uri in reads], outputs=[dataset(uri, count) for uri in writes]
+    )
 
 
 def of_job(description: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -51,11 +51,15 @@ RULES_LIMIT_S, RULES_PAUSE_S = 1800, 5
 TUNING_JOB = "hyper-parameter-tuning-job"
 
 
-class FromPlan(lineage_events.Traced, SageMakerBaseOperator):
+class FromPlan(SageMakerBaseOperator):
     """An operator whose configuration is built when it runs, from what earlier tasks returned.
 
     :param inputs: argument → task id; the plan is always the task `plan`.
     """
+
+    # URIs of what the task has read and written, set when it has.
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
 
     def __init__(self, *, inputs: dict[str, str] | None = None, **kwargs: Any) -> None:
         super().__init__(config={}, **kwargs)
@@ -66,6 +70,9 @@ class FromPlan(lineage_events.Traced, SageMakerBaseOperator):
         instance = context["ti"]
         self.plan = Plan.model_validate(instance.xcom_pull(task_ids="plan"))
         return {argument: instance.xcom_pull(task_ids=task_id) for argument, task_id in self.inputs.items()}
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        return lineage_events.facets(self.reads, self.writes)
 
     @property
     def s3(self) -> S3Hook:

@@ -27,7 +27,7 @@ WARNINGS = {
 }
 
 
-class SyncDatasetOperator(lineage_events.Traced, BaseOperator):
+class SyncDatasetOperator(BaseOperator):
     """Dataset folder or S3 prefix → S3, only what changed. Returns version, counts and manifests.
 
     Nothing is sent before the whole folder has been looked at. A run that no person asked for and that would learn
@@ -72,10 +72,12 @@ class SyncDatasetOperator(lineage_events.Traced, BaseOperator):
             raise AirflowFailException(str(error)) from error
         for asset in self.outlets:
             context["outlet_events"][asset].extra = {key: result[key] for key in ("version", "counts", "uri")}
-        self.reads = (source if isinstance(source, str) else source.as_uri(),)
-        self.writes = (result["dataset_uri"],)
-        self.count = sum(sum(classes.values()) for classes in result["counts"].values())
+        self.source, self.result = source if isinstance(source, str) else source.as_uri(), result
         return result
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        images = sum(sum(classes.values()) for classes in self.result["counts"].values())
+        return lineage_events.facets([self.source], [self.result["dataset_uri"]], images)
 
     def _look(self, sync: Sync) -> dict[str, Any]:
         """What the report and the log say of the dataset."""
