@@ -3,6 +3,7 @@
 #   make demo     the whole loop on this machine, from data to endpoint (PIPELINE=digits)
 #   make test     every check and test
 #   make up/down  Airflow's web UI and the local cloud, in the background / stopped
+#   make env      secrets and settings of docker-compose.yaml, once: .env
 #   make cloud    the local cloud alone, in the foreground: STATE=DIR PORT=N AWS_PORT=M
 #   make rollback put back what served before (PIPELINE=digits TO=ENDPOINT-CONFIG AWS=1)
 #   make report   the report of a finished training job: JOB=NAME (TEST=FOLDER|s3://… AWS=1)
@@ -13,7 +14,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rooms test-end-to-end up down cloud rollback report check bench chaos
+.PHONY: help demo test test-rooms test-end-to-end up down env cloud rollback report check bench chaos
 
 # With it set, Airflow compiles its 20,000 modules anew in every process.
 unexport PYTHONDONTWRITEBYTECODE
@@ -37,6 +38,9 @@ up: $(ENVIRONMENTS)
 
 down:
 	@if [ -x $(AIRFLOW) ]; then $(AIRFLOW) -m scripts.stack down; else echo "nothing is installed, so nothing runs"; fi
+
+env:
+	@python3 -m scripts.env_file
 
 STATE ?= var/cloud
 PORT ?= 7700

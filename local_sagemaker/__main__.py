@@ -6,8 +6,9 @@ Runs in the foreground until SIGTERM or Ctrl-C. When it answers (a second or two
 
     {"sagemaker": "http://127.0.0.1:7700", "aws": "http://127.0.0.1:7701", "state": "/…/var/cloud", "pid": 4242}
 
-Port 0 chooses a free one. It speaks on 127.0.0.1 only and asks for no credentials (any will do; "test" is
-usual). The state directory holds everything: documents.sqlite, s3/ (objects as files), jobs/ (logs), log/.
+Port 0 chooses a free one. It speaks on 127.0.0.1 only, unless `--host` gives it a name in a network of containers,
+and asks for no credentials (any will do; "test" is usual). The state directory holds everything: documents.sqlite,
+s3/ (objects as files), jobs/ (logs), log/.
 """
 
 import argparse
@@ -40,6 +41,8 @@ from local_sagemaker.processes.mark import new_mark
 
 log = logging.getLogger("local_sagemaker")
 
+LOOPBACK = "127.0.0.1"
+EVERY_INTERFACE = "0.0.0.0"  # ruff: ignore[hardcoded-bind-all-interfaces] - of a container, where --host says so
 PORT_LIMIT_S = 1.0
 """For how long a port in use is asked for again: a killed process loses its environment, and with it its mark,
 before its sockets are closed."""
@@ -60,17 +63,19 @@ def main() -> None:
     left = docker.remove(f"{state}#") if images.in_docker else 0
     if count := sweep(f"{state}#") + left:
         log.warning("ended %d processes that a previous run left behind", count)
-    listener = _listen(arguments.port, "--port")
+    interface = EVERY_INTERFACE if arguments.host else LOOPBACK
+    listener = _listen(interface, arguments.port, "--port")
     aws_port = arguments.aws_port or _free_port()
     if arguments.aws_port:
-        _listen(arguments.aws_port, "--aws-port").close()
+        _listen(interface, arguments.aws_port, "--aws-port").close()
     mark = new_mark(state)
     keeper = Keeper(mark)
-    ministack = MiniStack(state, aws_port, mark)
+    ministack = MiniStack(state, interface, aws_port, mark)
     settings = Settings(
         state=state,
         sagemaker_url=f"http://127.0.0.1:{listener.getsockname()[1]}",
         aws_url=ministack.url,
+        host=arguments.host,
         mark=mark,
         images=images,
         slots=arguments.slots,
@@ -104,6 +109,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=7700, help="port of the SageMaker API (0: a free one)")
     parser.add_argument(
         "--aws-port", type=int, default=7701, help="port of S3, IAM, STS, CloudWatch, Logs (0: free)"
+    )
+    parser.add_argument(
+        "--host",
+        help="the name by which others reach it: it then listens on every interface, for them to do as they like",
     )
     parser.add_argument("--images", type=Path, help="a file like images.yaml whose rows come first")
     parser.add_argument(
@@ -152,7 +161,7 @@ def _images(extra: Path | None) -> Images:
         _fail(f"the images file cannot be used: {error}; see --images")
 
 
-def _listen(port: int, option: str) -> socket.socket:
+def _listen(interface: str, port: int, option: str) -> socket.socket:
     """A bound socket, or the end with a sentence."""
     # The protocol is named because asyncio sets TCP_NODELAY only where it is; without it an answer takes 40 ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -160,20 +169,20 @@ def _listen(port: int, option: str) -> socket.socket:
     limit = time.monotonic() + PORT_LIMIT_S
     while True:
         try:
-            listener.bind(("127.0.0.1", port))
+            listener.bind((interface, port))
             listener.listen(128)
             return listener
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > limit:
                 _fail(
-                    f"port {port} of 127.0.0.1 cannot be used ({error.strerror}); choose another with {option}"
+                    f"port {port} of {interface} cannot be used ({error.strerror}); choose another with {option}"
                 )
             time.sleep(0.05)
 
 
 def _free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 

@@ -23,6 +23,8 @@ class Settings:
     state: Path
     sagemaker_url: str
     aws_url: str
+    host: str | None
+    """The name by which others than this machine reach the service, which answers to no other."""
     mark: str
     """What the environment of every process started here carries, see processes/mark.py."""
     images: Images

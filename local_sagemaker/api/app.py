@@ -211,6 +211,7 @@ def application(service: Service) -> Starlette:
         message = f"local_sagemaker has no {request.method} {request.url.path}"
         return error_response(ApiError("UnknownOperationException", message, 404))
 
+    hosts = ["127.0.0.1", "localhost", *filter(None, [service.cloud.settings.host])]
     return Starlette(
         routes=[
             Route("/", control, methods=["POST"]),
@@ -223,5 +224,5 @@ def application(service: Service) -> Starlette:
         ],
         exception_handlers={404: unknown, 405: unknown},
         # A page in a browser must not reach the service by a name of its own that leads to this machine.
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
     )

@@ -18,9 +18,10 @@ START_LIMIT_S = 30.0
 class MiniStack:
     """The child, started anew on the same port should it end on its own. Buckets and objects are files."""
 
-    def __init__(self, state: Path, port: int, mark: str) -> None:
+    def __init__(self, state: Path, interface: str, port: int, mark: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.log = state / "log" / "ministack.log"
+        self._interface = interface
         self._port = port
         self._state = state
         self._mark = mark
@@ -70,7 +71,7 @@ class MiniStack:
             "PATH": os.environ["PATH"],
             "HOME": str(self._state / "tmp"),
             "TMPDIR": str(self._state / "tmp"),
-            "BIND_HOST": "127.0.0.1",
+            "BIND_HOST": self._interface,
             "GATEWAY_PORT": str(self._port),
             "MINISTACK_ACCOUNT_ID": ACCOUNT,
             # When it ends in order it keeps all that it knows; S3 is on disk at any moment.

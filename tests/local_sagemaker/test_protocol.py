@@ -5,6 +5,7 @@ import http.client
 import json
 import urllib.parse
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -223,3 +224,22 @@ def test_no_name_leads_out_of_a_folder(cloud: Cloud, operation: str, member: str
         status, answer, code = call(cloud, operation, {member: name})
         assert (status, code) == (400, "ValidationException")
         assert f"at '{member[0].lower()}{member[1:]}' failed to satisfy constraint" in answer["message"]
+
+
+def test_others_reach_it_only_by_the_name_it_was_given(cloud: Cloud, tmp_path: Path) -> None:
+    named = Cloud(tmp_path / "state", "--host", "local-cloud")
+
+    def status(service: Cloud, which: str, host: str) -> int:
+        # 127.0.0.2 is another interface's address to a socket of 127.0.0.1.
+        connection = http.client.HTTPConnection("127.0.0.2", service.port(which), timeout=10)
+        with contextlib.closing(connection):
+            connection.request("GET", "/", headers={"Host": host})
+            return connection.getresponse().status
+
+    assert status(named, "sagemaker", "local-cloud:7700") == 200
+    assert status(named, "sagemaker", "rebound.example.com") == 400
+    assert status(named, "aws", "local-cloud:7701") == 200
+    for which in ("sagemaker", "aws"):
+        with pytest.raises(ConnectionRefusedError):
+            status(cloud, which, "local-cloud")
+    assert named.end() == 0
