@@ -226,6 +226,8 @@ def retrain(
         | debugger.hyperparameters(plan),
         **request,
         "CheckpointConfig": {"S3Uri": f"{plan.run_uri}/checkpoints", "LocalPath": CHECKPOINTS},
+        # Of SageMaker's own failures; the same job goes on from its last checkpoint.
+        "RetryStrategy": {"MaximumRetryAttempts": 2},
         # The toolkit in AWS's images has no variable for it.
         "Environment": {"SM_CHECKPOINT_DIR": CHECKPOINTS},
         "Tags": tags(plan),
