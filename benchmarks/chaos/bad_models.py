@@ -322,7 +322,7 @@ def _bad(
         wrong.append(f"{fault}: {len(touched)} of {len(during)} requests were touched")
     if watcher.states[-1][2] != good:
         # So that the next fault is planted beside the good model.
-        endpoints.put_back(SageMakerHook(aws_conn_id="aws_default"), ENDPOINT, good)
+        endpoints.restore(SageMakerHook(aws_conn_id="aws_default"), ENDPOINT, good)
         wrong.append(f"{fault}: it was not rolled back")
     if after != {(200, versions["good"])}:
         wrong.append(f"{fault}: afterwards it answers {after}")

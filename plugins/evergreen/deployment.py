@@ -7,7 +7,6 @@ has SageMaker roll the update back, which the provider's operator takes for succ
 
 import time
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +18,18 @@ from airflow.providers.amazon.aws.operators.sagemaker import (
     serialize,
 )
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
-from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from botocore.exceptions import BotoCoreError, ClientError
 
 from evergreen import alarms, deployment_requests, durable, endpoints, lineage_events, names, smoke
 from evergreen.operators import FromPlan
+from evergreen.waiting import WaitsForEndpoint
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 # An update may take so long besides what its policy waits.
 START_LIMIT_S = 3600
-# Between two looks at an endpoint; with an own process for each of them when the task is deferred.
+# Between two looks at the answers; with a process of its own for each of them when the task is deferred.
 PAUSE_S, DEFERRED_PAUSE_S = 2, 10
 # In the reasons of failures that SageMaker may not have the next time.
 TRANSIENT = ("capacity", "internalservererror", "internal error")
@@ -95,16 +94,13 @@ class Change:
     """A sentence for each of the first wrong answers."""
 
 
-class EndpointOperator(FromPlan, SageMakerEndpointOperator):
+class EndpointOperator(WaitsForEndpoint, SageMakerEndpointOperator):
     """Create or update the endpoint by the pipeline's policy; nothing to do when it already has the configuration.
 
     Returns the provider's `{"EndpointConfig", "Endpoint"}`. Fails with SageMaker's reason, the first wrong answers and
-    the log's last line when the endpoint does not end with the configuration; what served before then serves.
+    the log's last line when the endpoint does not end with the configuration; what served before then serves. Fails
+    before it changes anything when something else serves than what the model was compared with.
     """
-
-    # The provider's.
-    wait_for_completion: bool
-    deferrable: bool
 
     def execute(self, context: "Context") -> dict[str, Any]:
         inputs = self.pull(context)
@@ -112,18 +108,19 @@ class EndpointOperator(FromPlan, SageMakerEndpointOperator):
         self.assessment = inputs["assessment"]
         live = endpoints.describe(self.hook, plan.endpoint_name)
         if live and endpoints.changes_to(live) == config_name:
-            self.log.info("%s is %s: following it", plan.endpoint_name, _state(live))
+            self.log.info("%s is %s: following it", plan.endpoint_name, endpoints.state(live))
             return self._follow(self._change(live, config_name))
-        live = endpoints.settle(self.hook, plan.endpoint_name)
+        live = self.settled()
         if live and live["EndpointStatus"] == "Failed":
             self.log.warning(
                 "%s is Failed (%s): creating it anew", plan.endpoint_name, live.get("FailureReason")
             )
             self.hook.conn.delete_endpoint(EndpointName=plan.endpoint_name)
-            live = endpoints.settle(self.hook, plan.endpoint_name)
+            live = self.settled()
         if live and endpoints.mismatch(live, plan.endpoint_name, config_name) is None:
             self.log.info("%s already has %s", plan.endpoint_name, config_name)
             return self._described(live)
+        self._check_champion(live)
         change = self._change(live, config_name)
         if live:
             self.operation = "update"
@@ -135,10 +132,23 @@ class EndpointOperator(FromPlan, SageMakerEndpointOperator):
             super().execute(context)
         return self._follow(change)
 
-    def look_again(self, context: "Context", change: dict[str, Any], event: Any = None) -> dict[str, Any]:
+    def look_again(self, context: "Context", event: dict[str, Any]) -> dict[str, Any]:
         """After a deferred pause."""
         self.assessment = self.pull(context)["assessment"]
-        return self._follow(Change(**change))
+        return self._follow(Change(**event["change"]))
+
+    def _check_champion(self, live: dict[str, Any] | None) -> None:
+        """Runs that overlap, a rollback, an approval that came late: the gate has not seen what serves now.
+
+        Two that get past this at once are told apart by SageMaker, which refuses the second update until the first has
+        ended; the next try of its task then comes here.
+        """
+        compared = (self.assessment["champion"] or {}).get("endpoint_config")
+        if live and live["EndpointConfigName"] != compared:
+            raise AirflowFailException(
+                f"{live['EndpointConfigName']} serves at {self.plan.endpoint_name}, and the model was compared with "
+                f"{compared or 'nothing'}: clear the task assess, which compares them, and what follows"
+            )
 
     def _change(self, live: dict[str, Any] | None, config_name: str) -> Change:
         """What is to happen, or happens, to the endpoint."""
@@ -179,19 +189,16 @@ class EndpointOperator(FromPlan, SageMakerEndpointOperator):
         while (live := endpoints.describe(self.hook, name)) and live["EndpointStatus"] in endpoints.CHANGING:
             if time.time() > change.limit:
                 raise AirflowException(f"{name} is still {live['EndpointStatus']}: it was given up on")
-            state = _state(live)
+            state = endpoints.state(live)
             if state != shown:
                 self.log.info("%s is %s (%.0f s)", name, state, time.time() - change.began)
                 shown = state
             # While its instances start, the new fleet answers nobody.
-            if watch and "Creating" not in state:
+            if answers := watch is not None and "Creating" not in state:
                 self._count(watch, change)
             if self.deferrable:
-                self.defer(
-                    trigger=TimeDeltaTrigger(timedelta(seconds=DEFERRED_PAUSE_S)),
-                    method_name="look_again",
-                    kwargs={"change": asdict(change)},
-                )
+                left = DEFERRED_PAUSE_S if answers else change.limit - time.time()
+                self.leave("look_again", live, left, change=asdict(change))
             time.sleep(PAUSE_S)
         return self._finish(change, live)
 
@@ -220,14 +227,9 @@ class EndpointOperator(FromPlan, SageMakerEndpointOperator):
         line = endpoints.last_words(self.aws_conn_id, name, change.began, error=alarmed)
         if line and line not in problem:
             sentences.append(f"its log says: {line}")
-        sentences.append(
-            endpoints.put_back(self.hook, name, change.before)
-            if change.before
-            else "nothing served before, so there is nothing to put back"
-        )
-        transient = any(word in problem.lower() for word in TRANSIENT)
         # Another try of what the model itself has caused would end alike.
-        raise (AirflowException if transient else AirflowFailException)("; ".join(sentences))
+        transient = any(word in problem.lower() for word in TRANSIENT)
+        raise self.put_back("; ".join(sentences), change.before, retry=transient)
 
     def _described(self, live: dict[str, Any]) -> dict[str, Any]:
         config_name = live["EndpointConfigName"]
@@ -237,13 +239,6 @@ class EndpointOperator(FromPlan, SageMakerEndpointOperator):
             "EndpointConfig": serialize(self.hook.describe_endpoint_config(config_name)),
             "Endpoint": serialize(live),
         }
-
-
-def _state(live: dict[str, Any]) -> str:
-    """The endpoint's status, and what SageMaker says of the new fleet."""
-    pending = live.get("PendingDeploymentSummary", {}).get("ProductionVariants", [])
-    steps = [status["Status"] for variant in pending for status in variant.get("VariantStatus", [])[-1:]]
-    return ", ".join([live["EndpointStatus"], *steps])
 
 
 def _exists(describe: Any, name: str) -> bool:

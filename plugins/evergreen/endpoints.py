@@ -65,6 +65,15 @@ def settle(hook: SageMakerHook, endpoint_name: str, timeout: float = 3600) -> di
     return endpoint
 
 
+def state(live: dict[str, Any] | None) -> str:
+    """The endpoint's status, and what SageMaker says of the new fleet."""
+    if live is None:
+        return "not there"
+    pending = live.get("PendingDeploymentSummary", {}).get("ProductionVariants", [])
+    steps = [status["Status"] for variant in pending for status in variant.get("VariantStatus", [])[-1:]]
+    return ", ".join([live["EndpointStatus"], *steps])
+
+
 def changes_to(live: dict[str, Any]) -> str | None:
     """The configuration that an endpoint is being created with, or updated to."""
     if live["EndpointStatus"] == "Creating":
@@ -127,24 +136,10 @@ def restore(hook: SageMakerHook, endpoint_name: str, endpoint_config_name: str) 
     Its description when nobody changes it any more.
     """
     endpoint = settle(hook, endpoint_name)
-    if endpoint and (
-        endpoint["EndpointConfigName"] != endpoint_config_name or endpoint["EndpointStatus"] != "InService"
-    ):
+    if endpoint and mismatch(endpoint, endpoint_name, endpoint_config_name):
         hook.conn.update_endpoint(EndpointName=endpoint_name, EndpointConfigName=endpoint_config_name)
         endpoint = settle(hook, endpoint_name)
     return endpoint
-
-
-def put_back(hook: SageMakerHook, endpoint_name: str, endpoint_config_name: str) -> str:
-    """`restore`, for a task that is to fail: one sentence that says how it ended."""
-    try:
-        endpoint = restore(hook, endpoint_name, endpoint_config_name)
-        problem = mismatch(endpoint, endpoint_name, endpoint_config_name)
-    except (ClientError, AirflowException) as error:
-        problem = str(error)
-    if problem:
-        return f"PUTTING BACK {endpoint_config_name} FAILED: {problem}"
-    return f"{endpoint_config_name} serves again"
 
 
 def retire(hook: SageMakerHook, base_name: str, keep: int, kept: set[str | None]) -> list[str]:

@@ -10,7 +10,6 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,6 @@ from airflow.providers.amazon.aws.operators.sagemaker import (
     SageMakerTuningOperator,
 )
 from airflow.providers.common.compat.sdk import AirflowFailException
-from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 
 from evergreen import (
     assess_context,
@@ -231,13 +229,27 @@ class TuneOperator(PlannedJob, SageMakerTuningOperator):
         return {**super()._result(description), "TrainingJobs": trials.listed(self.hook, self.job_name)}
 
 
+def _rules_limit(training_job: dict[str, Any]) -> float:
+    """When the rules of a training job that has ended are given up on, an epoch time."""
+    return float(training_job["TrainingEndTime"].timestamp()) + RULES_LIMIT_S
+
+
+class RetrainTrigger(durable.DurableSageMakerTrigger):
+    """Which also waits for the rules that SageMaker evaluates beside the training."""
+
+    def is_over(self, description: dict[str, Any]) -> bool:
+        return super().is_over(description) and (
+            not debugger.pending(description) or time.time() >= _rules_limit(description)
+        )
+
+
 class RetrainOperator(PlannedJob, SageMakerTrainingOperator):
     """The best trial's hyperparameters again, under debugger and profiler. Returns `{"Training": …}`.
 
     Where SageMaker evaluates the rules, the task ends when they have ended too.
     """
 
-    kind = durable.TRAINING
+    kind, trigger = durable.TRAINING, RetrainTrigger
 
     def __init__(self, **kwargs: Any) -> None:
         # The provider's own log streaming waits 30 s between two looks at the job; DurableJob streams instead.
@@ -263,31 +275,14 @@ class RetrainOperator(PlannedJob, SageMakerTrainingOperator):
         super()._create(context)
 
     def _ended(self, description: dict[str, Any]) -> dict[str, Any]:
-        return self._judged(self._after_rules(description, time.time() + RULES_LIMIT_S))
-
-    def _judged(self, description: dict[str, Any]) -> dict[str, Any]:
-        result = super()._ended(description)
+        result = super()._ended(self._after_rules(description, _rules_limit(description)))
         self.reads = (*self.reads, lineage_events.sagemaker(self.plan, TUNING_JOB, self.tuning_name))
         return result
-
-    def rules_complete(
-        self, context: "Context", job_name: str, limit: float, event: Any = None
-    ) -> dict[str, Any]:
-        """Another look at the rules, after a deferred pause."""
-        self.pull(context)
-        self.job_name = job_name
-        return self._judged(self._after_rules(self.kind.describe(self.hook, job_name), limit))
 
     def _after_rules(self, description: dict[str, Any], limit: float) -> dict[str, Any]:
         """The job when none of its rules is being evaluated, or when it is `limit`, an epoch time."""
         while (names := debugger.pending(description)) and time.time() < limit:
             self.log.info("%s: rules are still evaluated: %s", self.job_name, ", ".join(names))
-            if self.deferrable:
-                self.defer(
-                    trigger=TimeDeltaTrigger(timedelta(seconds=self.check_interval)),
-                    method_name="rules_complete",
-                    kwargs={"job_name": self.job_name, "limit": limit},
-                )
             time.sleep(RULES_PAUSE_S)
             description = self.kind.describe(self.hook, description["TrainingJobName"])
         for status in debugger.statuses(description):
@@ -317,6 +312,10 @@ class AssessOperator(PlannedJob, SageMakerProcessingOperator):
             self._train_sample(inputs["dataset"]), self._platform_outputs(inputs["training"]["Training"]),
         )  # fmt: skip
         return self.run_job(context)
+
+    def is_current(self, description: dict[str, Any]) -> bool:
+        """A job that compared the model with another champion than the one that serves now is none to adopt."""
+        return _champion(description) == _champion(self.config)
 
     def _train_sample(self, dataset: dict[str, Any]) -> str:
         uri = f"{self.plan.run_uri}/train-sample.manifest"
@@ -369,3 +368,9 @@ class AssessOperator(PlannedJob, SageMakerProcessingOperator):
             "model_version": report["model"]["version"],
             "champion": context["champion"],
         }
+
+
+def _champion(job: dict[str, Any]) -> str | None:
+    """The archive that an assess job compares with."""
+    uris = {given["InputName"]: given["S3Input"]["S3Uri"] for given in job["ProcessingInputs"]}
+    return uris.get("champion")

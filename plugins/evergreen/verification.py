@@ -2,16 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException
-
 from evergreen import endpoints, lineage_events, smoke
-from evergreen.operators import FromPlan
+from evergreen.waiting import WaitsForEndpoint
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class VerifyEndpointOperator(FromPlan):
+class VerifyEndpointOperator(WaitsForEndpoint):
     """The endpoint has the requested configuration and answers as the model did offline.
 
     On any doubt the configuration that served before is put back, and the task fails with the reason. Returns what
@@ -25,7 +23,7 @@ class VerifyEndpointOperator(FromPlan):
         predictions: list[dict[str, Any]] = []
         self.reads = (lineage_events.sagemaker(plan, "endpoint", plan.endpoint_name),)
         try:
-            live = endpoints.settle(self.hook, plan.endpoint_name)
+            live = self.settled()
             doubt = endpoints.mismatch(live, plan.endpoint_name, config_name)
             if doubt is None:
                 client = smoke.runtime(self.aws_conn_id, tries=3)
@@ -44,8 +42,4 @@ class VerifyEndpointOperator(FromPlan):
                 "before": champion,
                 "predictions": predictions,
             }
-        if champion:
-            outcome = endpoints.put_back(self.hook, plan.endpoint_name, champion["endpoint_config"])
-        else:
-            outcome = "nothing served before, so there is nothing to put back"
-        raise AirflowFailException(f"{doubt}; {outcome}")
+        raise self.put_back(doubt, champion["endpoint_config"] if champion else None)

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,9 @@ from evergreen.deployment import EndpointOperator
 from evergreen.plan import Plan
 from evergreen.settings import read, validate
 from evergreen.verification import VerifyEndpointOperator
+from evergreen.waiting import WaitsForEndpoint
 from scripts.local_stack import BUCKET, REPOSITORY, Cloud, Stack
+from tests.plugins.test_durable import fired
 
 # An operator run without Airflow's task runner says so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*outside of the Task Runner")
@@ -191,15 +192,14 @@ def plan_of(pipeline: str, **deployment: Any) -> dict[str, Any]:
 SERVING = {"endpoint_config_name": "config", "assessment": "assess"}
 
 
-def go_on(operator: EndpointOperator, given: Any, deferred: TaskDeferred) -> None:
-    """What the triggerer does with a deferred task, without its pause."""
+def go_on(operator: WaitsForEndpoint, given: Any, deferred: TaskDeferred) -> None:
+    """What triggerer and worker do with a deferred task."""
     while True:
-        taken_along = json.loads(json.dumps(deferred.kwargs))
+        event = fired(deferred.trigger)
         try:
-            operator.look_again(given, **taken_along)
+            getattr(operator, deferred.method_name)(given, event=event)
         except TaskDeferred as again:
             deferred = again
-            time.sleep(1)
         else:
             return
 
@@ -250,11 +250,30 @@ def test_a_rollback_is_one_command_which_may_be_repeated(stack: Stack, deployed:
 
 
 def test_an_endpoint_that_disagrees_gets_its_previous_configuration_back(deployed: Deployed) -> None:
+    """Without a worker's slot while it is put back."""
     assessment = {**deployed.doubted(), "champion": {"endpoint_config": deployed.other}}
-    verify = VerifyEndpointOperator(task_id="verify", inputs=SERVING)
+    verify = VerifyEndpointOperator(task_id="verify", inputs=SERVING, deferrable=True)
+    given = context(plan=plan_of("digits"), config=deployed.live, assess=assessment)
+    with pytest.raises(TaskDeferred) as deferred:
+        verify.execute(given)
+    assert deferred.value.method_name == "put_back_again"
     with pytest.raises(AirflowFailException, match=rf"the model offline .*; {deployed.other} serves again"):
-        verify.execute(context(plan=plan_of("digits"), config=deployed.live, assess=assessment))
+        go_on(verify, given, deferred.value)
     assert deployed.serving() == deployed.other
+
+
+@pytest.mark.parametrize("compared", [None, {"endpoint_config": "what-served-yesterday"}])
+def test_a_model_is_not_deployed_over_one_that_it_was_not_compared_with(
+    deployed: Deployed, compared: dict[str, str] | None
+) -> None:
+    """Two runs that overlap, a rollback meanwhile, an approval that came late."""
+    operator = EndpointOperator(task_id="endpoint", inputs=SERVING)
+    given = context(
+        plan=plan_of("digits"), config=deployed.other, assess={**deployed.doubted(), "champion": compared}
+    )
+    with pytest.raises(AirflowFailException, match=rf"^{deployed.live} serves at .*: clear the task assess"):
+        operator.execute(given)
+    assert deployed.serving() == deployed.live
 
 
 def test_a_transform_job_over_lines_of_many_images_answers_as_the_report(deployed: Deployed) -> None:

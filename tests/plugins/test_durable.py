@@ -1,5 +1,7 @@
 """Retry-safe jobs, against a real local cloud with small real jobs."""
 
+import asyncio
+import json
 import threading
 import time
 from types import SimpleNamespace
@@ -105,15 +107,59 @@ def test_a_killed_task_stops_its_job_and_the_next_try_starts_anew(cloud: Cloud) 
     assert done["Processing"]["ProcessingJobName"].endswith("-1")
 
 
-def test_the_deferred_wait_is_as_long_as_the_job_may_run(cloud: Cloud) -> None:
+def deferral(operator: Job, run_id: str) -> TaskDeferred:
     with pytest.raises(TaskDeferred) as deferred:
-        job("print('later')", deferrable=True, check_interval=7).execute(context("deferred"))
-    trigger = deferred.value.trigger
-    assert isinstance(trigger, durable.DurableSageMakerTrigger)
-    assert trigger.attempts * trigger.waiter_delay >= 60
+        operator.execute(context(run_id))
+    return deferred.value
+
+
+def fired(trigger: Any) -> Any:
+    """The payload of a trigger's event, as another process would run it."""
     path, arguments = trigger.serialize()
-    assert path == "evergreen.durable.DurableSageMakerTrigger"
-    assert arguments["job_name"].startswith("durable-")
+    assert path == f"{type(trigger).__module__}.{type(trigger).__name__}"
+    again = type(trigger)(**json.loads(json.dumps(arguments)))
+
+    async def wait() -> Any:
+        return [event.payload async for event in again.run()]
+
+    (payload,) = asyncio.run(wait())
+    return json.loads(json.dumps(payload))
+
+
+def test_the_deferred_wait_is_as_long_as_the_job_may_run(cloud: Cloud) -> None:
+    operator = job("import time; time.sleep(20)", deferrable=True, check_interval=7)
+    deferred = deferral(operator, "deferred")
+    trigger = deferred.trigger
+    assert trigger.attempts * trigger.waiter_delay >= 60
+    assert deferred.timeout
+    assert deferred.timeout.total_seconds() > trigger.attempts * trigger.waiter_delay
+    trigger.attempts, trigger.waiter_delay = 1, 1
+    with pytest.raises(AirflowException, match=r"is still InProgress: it was given up on"):
+        operator.execute_complete(context("deferred"), fired(trigger))
+    operator.on_kill()
+
+
+def test_a_deferred_job_ends_as_one_that_is_waited_for(
+    cloud: Cloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The longest pause between two looks is the provider's 30 s: the first ones are shorter.
+    deferred, began = deferral(job("print('all ' + 'well')", deferrable=True), "well"), time.monotonic()
+    payload = fired(deferred.trigger)
+    assert time.monotonic() - began < 20
+    result = getattr(job(""), deferred.method_name)(context("well"), payload)
+    assert result["Processing"]["ProcessingJobStatus"] == "Completed"
+    assert "all well" in capsys.readouterr().out
+
+    deferred = deferral(job("raise SystemExit('no luck')", deferrable=True), "ill")
+    with pytest.raises(AirflowException, match=r"ended Failed: .*no luck"):
+        job("").execute_complete(context("ill"), fired(deferred.trigger))
+
+
+def test_a_job_that_is_out_of_date_is_not_adopted(cloud: Cloud) -> None:
+    job("print('then')").execute(context("dated"))
+    later = job("print('now')")
+    later.is_current = lambda description: "now" in str(description["AppSpecification"])  # type: ignore[method-assign]
+    assert later.execute(context("dated"))["Processing"]["ProcessingJobName"].endswith("-1")
 
 
 def test_the_jobs_log_reaches_the_tasks_log(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,23 +1,20 @@
 """The retraining's task waits for rules that SageMaker evaluates, against a real local cloud."""
 
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import TaskDeferred
 
 from evergreen import debugger
-from evergreen.operators import RetrainOperator
+from evergreen.operators import RetrainOperator, RetrainTrigger
 from scripts.local_stack import BUCKET, Cloud
-from tests.plugins.test_durable import IMAGE
+from tests.plugins.test_durable import IMAGE, fired
 from tests.plugins.test_requests import plan
 
 # An operator run without Airflow's task runner says so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*outside of the Task Runner")
 
 RULES = "503895931360.dkr.ecr.us-east-1.amazonaws.com/sagemaker-debugger-rules:latest"
-CONTEXT: Any = {"ti": SimpleNamespace(xcom_pull=lambda task_ids: plan().to_xcom())}
 
 
 def job_with_a_rule(cloud: Cloud, name: str) -> dict[str, Any]:
@@ -48,7 +45,7 @@ def job_with_a_rule(cloud: Cloud, name: str) -> dict[str, Any]:
 
 def operator(name: str, **kwargs: Any) -> RetrainOperator:
     made = RetrainOperator(task_id="retrain", **kwargs)
-    made.job_name = name
+    made.job_name, made.plan, made.tuning_name = name, plan(), "t"
     return made
 
 
@@ -60,20 +57,15 @@ def test_the_task_ends_when_the_last_rule_has(cloud: Cloud) -> None:
     described = job_with_a_rule(cloud, "waiting")
     assert debugger.pending(described) == ["Overfit"]
     # It saved no tensors, for which SageMaker's word is Error.
-    assert statuses(operator("waiting")._result(described)) == [("Overfit", "Error")]
+    assert statuses(operator("waiting")._ended(described)) == [("Overfit", "Error")]
 
 
-def test_a_deferred_task_looks_again_after_a_pause(cloud: Cloud) -> None:
-    described = job_with_a_rule(cloud, "deferred")
-    deferrable = operator("deferred", deferrable=True, check_interval=7)
-    with pytest.raises(TaskDeferred) as deferred:
-        deferrable._result(described)
-    assert deferred.value.method_name == "rules_complete"
-    while debugger.pending(cloud.client("sagemaker").describe_training_job(TrainingJobName="deferred")):
-        time.sleep(0.1)
-    later = operator("another process's", deferrable=True)
-    result = later.rules_complete(CONTEXT, event=None, **(deferred.value.kwargs or {}))
-    assert statuses(result) == [("Overfit", "Error")]
+def test_the_rules_are_waited_for_without_a_slot(cloud: Cloud) -> None:
+    assert debugger.pending(job_with_a_rule(cloud, "deferred"))
+    assert fired(RetrainTrigger("deferred", "training")) == {"job_name": "deferred"}
+    described = cloud.client("sagemaker").describe_training_job(TrainingJobName="deferred")
+    assert not debugger.pending(described)
+    assert statuses(operator("deferred", deferrable=True)._ended(described)) == [("Overfit", "Error")]
 
 
 def test_rules_that_never_end_are_not_waited_for(cloud: Cloud) -> None:

@@ -52,3 +52,22 @@ def test_a_champion_whose_archive_is_gone_is_no_input(cloud: Cloud) -> None:
     assert assess._archive({"model_data": f"s3://{BUCKET}/gone/model.tar.gz"}) is None
     assert assess._archive({"model_data": "s3://no-such-bucket/gone/model.tar.gz"}) is None
     assert assess._archive(None) is None
+
+
+def test_an_assessment_against_another_champion_is_out_of_date() -> None:
+    """So that a cleared task compares again, with what serves by then."""
+
+    def job(**uris: str) -> dict[str, list[dict[str, object]]]:
+        given = {"model": "s3://b/model.tar.gz", **uris}
+        return {"ProcessingInputs": [{"InputName": n, "S3Input": {"S3Uri": uri}} for n, uri in given.items()]}
+
+    assess = AssessOperator(task_id="assess")
+    for config, description, current in (
+        (job(champion="s3://b/new"), job(champion="s3://b/new"), True),
+        (job(champion="s3://b/new"), job(champion="s3://b/old"), False),
+        (job(champion="s3://b/new"), job(), False),
+        (job(), job(champion="s3://b/old"), False),
+        (job(), job(), True),
+    ):
+        assess.config = config
+        assert assess.is_current(description) is current
