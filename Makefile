@@ -6,6 +6,7 @@
 #   make env      secrets and settings of docker-compose.yaml, once: .env
 #   make cloud    the local cloud alone, in the foreground: STATE=DIR PORT=N AWS_PORT=M
 #   make rollback put back what served before (PIPELINE=digits TO=ENDPOINT-CONFIG AWS=1)
+#   make doctor   is your account ready? (PIPELINE=digits AWS=1); asks, makes nothing
 #   make report   the report of a finished training job: JOB=NAME (TEST=FOLDER|s3://… AWS=1)
 #   make check    linters and types
 #   make bench    one benchmark: NAME=dag-import (without NAME: the list)
@@ -14,7 +15,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rooms test-end-to-end up down env cloud rollback report check bench chaos
+.PHONY: help demo test test-rooms test-end-to-end up down env cloud rollback doctor report check bench chaos
 
 # With it set, Airflow compiles its 20,000 modules anew in every process.
 unexport PYTHONDONTWRITEBYTECODE
@@ -50,6 +51,9 @@ cloud: $(VENV)/cloud/.installed $(VENV)/ml/.installed
 
 rollback: $(ENVIRONMENTS)
 	@$(AIRFLOW) -m scripts.rollback $(PIPELINE) $(if $(TO),--to $(TO)) $(if $(AWS),--aws)
+
+doctor: $(ENVIRONMENTS)
+	@$(AIRFLOW) -m scripts.doctor $(PIPELINE) $(if $(AWS),--aws) $(if $(BUCKET),--bucket $(BUCKET))
 
 report: $(ENVIRONMENTS)
 	@$(AIRFLOW) -m scripts.report $(JOB) $(if $(TEST),--test $(TEST)) $(if $(AWS),--aws)

@@ -25,6 +25,7 @@ RUN python3 -m venv --without-pip var/venv/ml \
        ${TORCH_BACKEND:+--torch-backend $TORCH_BACKEND} \
        --overrides overrides.txt --constraints ml_code/requirements.lock -r ml_code/requirements-image.txt \
        -r ml_code/requirements.txt -r ml_code/requirements-serving.txt -r ml_code/requirements-no-deps.txt
+COPY aws/policies aws/policies
 COPY local_sagemaker local_sagemaker
 COPY ml_code ml_code
 COPY scripts scripts

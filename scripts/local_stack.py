@@ -23,9 +23,11 @@ import boto3
 import psutil
 from botocore.exceptions import ClientError
 
+from scripts import policies
+from scripts.policies import ROLE as ROLE
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUCKET = "evergreen"
-ROLE = "EvergreenSageMakerRole"
 REGION = "us-east-1"
 MARK = "EVERGREEN_STACK"
 
@@ -82,13 +84,14 @@ class Stack:
 
     def cloud(self, port: int = 7700, aws_port: int = 7701) -> Cloud:
         """The stack's local cloud, started when it does not answer; bucket and role are there afterwards."""
-        running = self._running_cloud()
+        running = self.running_cloud()
         if running is None:
             running = self._start_cloud(port, aws_port)
         make_account(running)
         return running
 
-    def _running_cloud(self) -> Cloud | None:
+    def running_cloud(self) -> Cloud | None:
+        """The stack's local cloud, when it answers."""
         with suppress(OSError, ValueError, TypeError):
             cloud = Cloud(**json.loads((self.run / "cloud.json").read_text()))
             # Another stack's cloud may answer at the same port.
@@ -303,21 +306,20 @@ class Stack:
 
 
 def make_account(cloud: Cloud) -> None:
-    """The bucket and the role that on AWS an administrator makes once."""
+    """The bucket and the role that on AWS an administrator makes once, by aws/cloudformation.yaml."""
+    s3, iam = cloud.client("s3"), cloud.client("iam")
     with SuppressCode("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-        cloud.client("s3").create_bucket(Bucket=BUCKET)
-    trust = {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Allow",
-                "Principal": {"Service": "sagemaker.amazonaws.com"},
-                "Action": "sts:AssumeRole",
-            }
-        ],
-    }
+        s3.create_bucket(Bucket=BUCKET)
+        blocked = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+        s3.put_public_access_block(Bucket=BUCKET, PublicAccessBlockConfiguration=dict.fromkeys(blocked, True))
     with SuppressCode("EntityAlreadyExists"):
-        cloud.client("iam").create_role(RoleName=ROLE, AssumeRolePolicyDocument=json.dumps(trust))
+        account = cloud.client("sts").get_caller_identity()["Account"]
+        given = policies.values(account, REGION, BUCKET)
+        trust, permissions = (
+            json.dumps(policies.render(name, given)) for name in ("execution-trust", "execution")
+        )
+        iam.create_role(RoleName=ROLE, AssumeRolePolicyDocument=trust)
+        iam.put_role_policy(RoleName=ROLE, PolicyName="execution", PolicyDocument=permissions)
 
 
 class SuppressCode:
