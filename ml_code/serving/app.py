@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from uuid import uuid4
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -9,9 +10,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from serving.logs import access
 from serving.metrics import Metrics
 from serving.service import CallerError, ModelError, Service
 from serving.settings import Settings
+
+# What callers name a request by: SageMaker's InferenceId, and the web's custom.
+IDS = ("x-amzn-sagemaker-inference-id", "x-request-id")
 
 
 class Endpoint:
@@ -59,9 +64,27 @@ class Endpoint:
             response = Response(status_code=499)  # nginx's number; nobody reads it
         if self.draining:
             response.headers["connection"] = "close"
+        seconds = time.perf_counter() - started
         self._metrics.requests.labels(str(response.status_code)).inc()
-        self._metrics.request_seconds.observe(time.perf_counter() - started)
+        self._metrics.request_seconds.observe(seconds)
+        if not access.disabled:
+            self._log(request, response, seconds)
         return response
+
+    def _log(self, request: Request, response: Response, seconds: float) -> None:
+        """The id is the caller's, or one that the answer tells."""
+        identifier = (
+            next((request.headers[name] for name in IDS if name in request.headers), None) or uuid4().hex
+        )
+        response.headers[IDS[-1]] = identifier
+        members = {
+            "request_id": identifier,
+            "status": response.status_code,
+            "milliseconds": round(1000 * seconds, 1),
+            "content_type": request.headers.get("content-type", ""),
+            "model_version": self._service.model_version,
+        }
+        access.info("%s %s", request.method, request.url.path, extra={"members": members})
 
     async def _answer(self, request: Request) -> Response:
         body = await self._body(request)

@@ -25,6 +25,7 @@ answered, and the process ends.
 | SERVING_MAX_BODY_MB | 25 | SageMaker's own limit for a request |
 | SERVING_BODY_TIMEOUT_S | 30 | for a body to arrive |
 | SERVING_DRAIN_S | 0.5 | |
+| SERVING_LOG_FORMAT | text | json: an object a line, and one for each request: id, status, time, model version |
 """
 
 import asyncio
@@ -36,6 +37,7 @@ from types import FrameType
 
 import uvicorn
 
+from serving import logs
 from serving.app import Endpoint
 from serving.metrics import Metrics
 from serving.service import Service
@@ -69,8 +71,8 @@ def main(argv: Sequence[str]) -> None:
             f"serving.server: the argument is serve or none, not {' '.join(argv)}; the rest is environment variables"
         )
     level = int(os.environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL") or logging.INFO)
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     settings, metrics = Settings.from_environment(), Metrics()
+    logs.configure(level, settings.log_format)
     # Before the port opens: a process that cannot load its model must end, not answer 503 for ever.
     service = Service(settings, metrics)
     endpoint = Endpoint(service, settings, metrics)

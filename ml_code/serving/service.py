@@ -63,8 +63,8 @@ class Service:
                 lanes, settings.max_batch, settings.batch_delay_s, metrics.batch_images.observe,
             )  # fmt: skip
             batcher.warm_up(crop)
-        version = getattr(self._model, "manifest", {}).get("version", "")
-        metrics.serves(version, self.backend, measured)
+        self.model_version: str = getattr(self._model, "manifest", {}).get("version", "")
+        metrics.serves(self.model_version, self.backend, measured)
 
     def _use_fastest(self, crop: torch.Tensor, lanes: Lanes) -> dict[str, float]:
         """Puts the fastest backend in the place of the model's network, where the model is one that has such.

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.logs import FORMATS
+
 BACKENDS = ("int8", "onnxruntime", "openvino", "eager", "compile")
 
 
@@ -23,6 +25,7 @@ class Settings:
     max_body: int = 25 * 1024 * 1024
     body_timeout_s: float = 30.0
     drain_s: float = 0.5
+    log_format: str = "text"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -44,6 +47,9 @@ class Settings:
         backends = tuple(name.strip() for name in names.split(",") if name.strip())
         if not backends or set(backends) - set(BACKENDS):
             raise ValueError(f"SERVING_BACKENDS has to be some of {', '.join(BACKENDS)}: got {names!r}")
+        log_format = environment.get("SERVING_LOG_FORMAT") or cls.log_format
+        if log_format not in FORMATS:
+            raise ValueError(f"SERVING_LOG_FORMAT has to be one of {', '.join(FORMATS)}: got {log_format!r}")
         return cls(
             model_dir=model_dir,
             code_dir=Path(environment.get("SAGEMAKER_SUBMIT_DIRECTORY") or model_dir / "code"),
@@ -58,4 +64,5 @@ class Settings:
             max_body=int(number("SERVING_MAX_BODY_MB", cls.max_body / 2**20, 1) * 2**20),
             body_timeout_s=number("SERVING_BODY_TIMEOUT_S", cls.body_timeout_s, 1),
             drain_s=number("SERVING_DRAIN_S", cls.drain_s, 0),
+            log_format=log_format,
         )

@@ -15,7 +15,7 @@ from base64 import b64encode
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -63,10 +63,10 @@ def image_files(folder: Path) -> Path:
     copied = re.findall(
         r"^COPY (ml_code/\S+) /opt/serving/(\S*)$", (REPOSITORY / "Dockerfile").read_text(), re.M
     )
-    kept = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    kept = set((REPOSITORY / ".dockerignore").read_text().splitlines())
     assert len(copied) == 4
     for source, target in copied:
-        assert f"!{source}" in kept
+        assert {f"!{source}", "!ml_code"} & kept
         if (REPOSITORY / source).is_dir():
             shutil.copytree(
                 REPOSITORY / source, folder / target, ignore=shutil.ignore_patterns("__pycache__")
@@ -109,7 +109,9 @@ def port(trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Gen
         )
     )
     code = image_files(tmp_path_factory.mktemp("image"))
-    process = start(model, number, code, HOME=str(home), PYTHONDONTWRITEBYTECODE="1")
+    process = start(
+        model, number, code, HOME=str(home), PYTHONDONTWRITEBYTECODE="1", SERVING_LOG_FORMAT="json"
+    )
     try:
         wait_until_ready(process, number)
         yield number
@@ -119,12 +121,24 @@ def port(trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Gen
         # uvicorn raises the signal again once it has shut down, for whoever waits for the process.
         assert process.returncode in {0, -signal.SIGTERM}
         assert "by onnxruntime" in output or "by eager" in output
+        check_log([json.loads(line) for line in output.splitlines()], model)
         # ONNX Runtime would keep what it wants to tell Microsoft there.
         assert not (home / ".cache/Microsoft").exists()
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def check_log(entries: list[dict[str, Any]], model: Path) -> None:
+    """Every line is JSON, and each request has one with what it was, by whom it was answered and how."""
+    assert all(entry.keys() >= {"time", "level", "logger", "message"} for entry in entries)
+    requests = [entry for entry in entries if entry["logger"] == "serving.access"]
+    version = json.loads((model / "model.json").read_text())["version"]
+    assert {entry["model_version"] for entry in requests} == {version}
+    assert len({entry["request_id"] for entry in requests}) == len(requests) > 0
+    assert {200, 400} <= {entry["status"] for entry in requests}
+    assert all(entry["milliseconds"] > 0 for entry in requests)
 
 
 def wait_until_ready(process: subprocess.Popen[str], port: int) -> None:
