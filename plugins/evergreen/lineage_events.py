@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from openlineage.client.event_v2 import Dataset
 
 # Key below which lies what a pipeline keeps by version: (dataset's name, version).
-VERSIONED = re.compile(
-    r"(?P<root>.*)/(?P<kind>dataset-versions|features|code)/(?P<version>[0-9a-f]{10,16})(/.*)?"
-)
+VERSIONED = re.compile(r"(?P<root>.*)/(?P<kind>dataset-versions|features)/(?P<version>[0-9a-f]{10})(/.*)?")
 NAMES = {"dataset-versions": "dataset"}
 # Members of a job's description.
 READ = ("ProcessingInputs", "InputDataConfig", "TransformInput")
@@ -36,7 +34,8 @@ def facets(reads: Iterable[str], writes: Iterable[str], count: int | None = None
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     return OperatorLineage(
-        inputs=[dataset(uri) for uri in reads], outputs=[dataset(uri, count) for uri in writes]
+        inputs=[dataset(*one) for one in _places(reads)],
+        outputs=[dataset(*one, count) for one in _places(writes)],
     )
 
 
@@ -70,7 +69,12 @@ def place(uri: str) -> tuple[str, str, str | None]:
     return namespace, key, None
 
 
-def dataset(uri: str, count: int | None = None) -> "Dataset":
+def _places(uris: Iterable[str]) -> list[tuple[str, str, str | None]]:
+    """Of several files of one dataset, it."""
+    return list(dict.fromkeys(place(uri) for uri in uris))
+
+
+def dataset(namespace: str, name: str, version: str | None, count: int | None = None) -> "Dataset":
     from openlineage.client.event_v2 import Dataset, OutputDataset
     from openlineage.client.facet_v2 import (
         DatasetFacet,
@@ -78,7 +82,6 @@ def dataset(uri: str, count: int | None = None) -> "Dataset":
         output_statistics_output_dataset,
     )
 
-    namespace, name, version = place(uri)
     facets: dict[str, DatasetFacet] = {}
     if version:
         facets["version"] = dataset_version_dataset.DatasetVersionDatasetFacet(version)
