@@ -7,6 +7,7 @@
 #   make cloud    the local cloud alone, in the foreground: STATE=DIR PORT=N AWS_PORT=M
 #   make rollback put back what served before (PIPELINE=digits TO=ENDPOINT-CONFIG AWS=1)
 #   make doctor   is your account ready? (PIPELINE=digits AWS=1); asks, makes nothing
+#   make mwaa     pack what Amazon MWAA takes, and check it against its image (BUCKET=your-mwaa-bucket)
 #   make report   the report of a finished training job: JOB=NAME (TEST=FOLDER|s3://… AWS=1)
 #   make check    linters and types
 #   make bench    one benchmark: NAME=dag-import (without NAME: the list)
@@ -15,7 +16,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rooms test-end-to-end up down env cloud rollback doctor report check bench chaos
+.PHONY: help demo test test-rooms test-end-to-end up down env cloud rollback doctor mwaa report check bench chaos
 
 # With it set, Airflow compiles its 20,000 modules anew in every process.
 unexport PYTHONDONTWRITEBYTECODE
@@ -54,6 +55,9 @@ rollback: $(ENVIRONMENTS)
 
 doctor: $(ENVIRONMENTS)
 	@$(AIRFLOW) -m scripts.doctor $(PIPELINE) $(if $(AWS),--aws) $(if $(BUCKET),--bucket $(BUCKET))
+
+mwaa: $(VENV)/airflow/.installed
+	@$(AIRFLOW) -m scripts.mwaa --uv $(UV) $(if $(BUCKET),--bucket $(BUCKET)) $(if $(PYTHON),--python $(PYTHON))
 
 report: $(ENVIRONMENTS)
 	@$(AIRFLOW) -m scripts.report $(JOB) $(if $(TEST),--test $(TEST)) $(if $(AWS),--aws)

@@ -9,8 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from airflow.providers.common.compat.sdk import conf
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-ML_CODE = REPOSITORY / "ml_code"
+NAME = "ml_code"
+# Beside train.py where there is no git checkout: the commit that `make mwaa` has packed.
+REVISION = "revision"
 # What features depend on, besides the libraries: another report, or another training loop, leaves them as they are.
 COMPUTES_FEATURES = (
     "features.py", "data/", "model/architectures.py", "model/extraction.py", "model/folding.py", "model/keys.py",
@@ -51,10 +55,19 @@ def _hash(files: Iterable[tuple[str, bytes]]) -> str:
     return hashed.hexdigest()[:16]
 
 
-def read(folder: Path = ML_CODE) -> SourceCode:
-    """:raises FileNotFoundError: when the folder is not deployed beside `dags/`."""
+def ml_code() -> Path:
+    """The folder, beside `plugins/`, or among the DAGs, as on MWAA, which has nothing beside them."""
+    beside = REPOSITORY / NAME
+    return beside if beside.is_dir() else Path(conf.get("core", "dags_folder")) / NAME
+
+
+def read(folder: Path | None = None) -> SourceCode:
+    """:raises FileNotFoundError: when the folder is not deployed."""
+    folder = folder or ml_code()
     if not (folder / "train.py").is_file():
-        raise FileNotFoundError(f"there is no train.py in {folder}: deploy ml_code/ beside plugins/")
+        raise FileNotFoundError(
+            f"there is no train.py in {folder}: deploy ml_code/ beside plugins/, or in the folder of the DAGs"
+        )
     return SourceCode(
         tuple(
             (path.relative_to(folder).as_posix(), path.read_bytes())
@@ -69,10 +82,16 @@ def local_path(setting: str) -> Path:
     return REPOSITORY / Path(setting).expanduser()
 
 
-def git_revision(folder: Path = REPOSITORY) -> str | None:
-    """The checked-out commit, `-dirty` behind it when files differ; None outside a git checkout."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def git_revision() -> str | None:
+    """The checked-out commit, `-dirty` behind it when files differ; None where nobody has noted it."""
+    noted = ml_code() / REVISION
+    if noted.is_file():
+        return noted.read_text().strip()
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=REPOSITORY, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    except FileNotFoundError:
+        return None
     return described.stdout.strip() or None
