@@ -1,6 +1,11 @@
-"""Real stacks, each with its own folder and ports, so that the tests can run while `make up` does."""
+"""Real stacks, each with its own folder and ports, so that the tests can run while `make up` does.
+
+What they ask AWS for is recorded, and `test_permissions.py`, which runs last, compares it with the IAM policies.
+"""
 
 import json
+import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -8,9 +13,31 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import botocore.client
 import pytest
 
 from scripts.local_stack import REPOSITORY, Stack
+
+RECORDER = Path(__file__).with_name("recorder")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The file of what this process and all that it starts ask AWS for."""
+    file = tmp_path_factory.mktemp("recording") / "calls.jsonl"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERGREEN_RECORDING", str(file))
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(RECORDER), *filter(None, [os.environ.get("PYTHONPATH")])])
+        )
+        patch.setattr(botocore.client.BaseClient, "_make_api_call", botocore.client.BaseClient._make_api_call)
+        recorder = runpy.run_path(str(RECORDER / "sitecustomize.py"))
+        # Imported long ago here, so not seen by the recorder's own way.
+        sys.meta_path = [
+            finder for finder in sys.meta_path if not isinstance(finder, recorder["AfterImport"])
+        ]
+        recorder["watch_boto"](botocore.client.BaseClient)
+        yield file
 
 
 @pytest.fixture(scope="module")

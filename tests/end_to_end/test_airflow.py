@@ -1,32 +1,68 @@
 """Airflow as `make up` starts it: the REST API, a task killed while its training job runs, the report's page."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import psutil
 import pytest
+import yaml
 
 from evergreen.deployment_requests import BEFORE_TAG
 from scripts import stack as verbs
 from scripts.airflow_rest import Run, trigger
-from scripts.local_stack import BUCKET, REGION, REPOSITORY, Stack, wait_for
+from scripts.local_stack import BUCKET, REGION, REPOSITORY, Stack, read_json, wait_for
 
 DAG, ENDPOINT = "retrain_digits", "evergreen-digits"
 TOPIC = f"arn:aws:sns:{REGION}:000000000000:told"
+LOGS = "evergreen/airflow-logs"
 
 
 @pytest.fixture(scope="module")
-def airflow(stack: Stack) -> Stack:
-    """A stack with Airflow running, whose pipeline tells a topic what happens to it."""
-    with (stack.dags / "pipelines/digits.yaml").open("a") as file:
-        file.write(f"notify: {{sns: '{TOPIC}'}}\n")
+def statsd() -> Iterator[socket.socket]:
+    """What is told of runs is kept by the kernel until somebody reads."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        listener.bind(("127.0.0.1", 0))
+        listener.settimeout(1)
+        yield listener
+
+
+@pytest.fixture(scope="module")
+def airflow(stack: Stack, statsd: socket.socket) -> Stack:
+    """A stack with Airflow running, whose logs go to S3 and whose metrics to `statsd`.
+
+    Its pipeline tells a topic what happens to it, and runs when somebody says that there are new digits.
+    """
+    settings = {
+        "LOGGING__REMOTE_LOGGING": True,
+        "LOGGING__REMOTE_BASE_LOG_FOLDER": f"s3://{BUCKET}/{LOGS}",
+        "LOGGING__REMOTE_LOG_CONN_ID": "aws_default",
+        "METRICS__STATSD_ON": True,
+        "METRICS__STATSD_HOST": "127.0.0.1",
+        "METRICS__STATSD_PORT": statsd.getsockname()[1],
+        # Of the many that Airflow sends, too many for the kernel to keep.
+        "METRICS__METRICS_ALLOW_LIST": "evergreen,dagrun.duration",
+    }
+    stack = replace(stack, settings=settings)
+    file = stack.dags / "pipelines/digits.yaml"
+    own = {"notify": {"sns": TOPIC}, "schedule": {"asset": "new_digits"}, "assess": {"explanations": "none"}}
+    document = {**yaml.safe_load(file.read_text()), **own}
+    # Long enough a training to be killed in.
+    document["tuning"] |= {"max_jobs": 2, "epochs": {"min": 80, "max": 80}, "batch_size": [32]}
+    document["gate"]["approve"] = "always"
+    document["deployment"]["batch_predict"] = True
+    file.write_text(yaml.safe_dump(document))
     verbs.up(stack)
     cloud = stack.cloud()
     cloud.client("sqs").create_queue(QueueName="told")
@@ -63,10 +99,10 @@ def retrainings(stack: Stack) -> list[str]:
     return [job["TrainingJobStatus"] for job in jobs["TrainingJobSummaries"]]
 
 
-def test_a_run_survives_a_kill_asks_a_person_and_predicts_the_batch(airflow: Stack) -> None:
-    # Long enough a training to be killed in.
-    conf = {"max_jobs": 2, "epochs_min": 80, "epochs_max": 80, "batch_size": [32]}
-    run = trigger(airflow, DAG, {**conf, "approve": "always", "batch_predict": True, "explanations": "none"})
+def test_a_run_survives_a_kill_asks_a_person_and_predicts_the_batch(
+    airflow: Stack, statsd: socket.socket
+) -> None:
+    run = trigger(airflow, DAG, {})
     wait_for("the retraining", lambda: retrainings(airflow) == ["InProgress"], 180)
     process = run.process("retrain")
     assert process
@@ -83,6 +119,7 @@ def test_a_run_survives_a_kill_asks_a_person_and_predicts_the_batch(airflow: Sta
     assert batch_answers(airflow) == 360
     check_package(airflow)
     check_messages(airflow)
+    check_metrics(statsd)
     check_the_report_of_the_command_line(airflow, run)
 
 
@@ -154,6 +191,41 @@ def check_messages(stack: Stack) -> None:
     assert told == {"digits: deploy the new model?", "digits: a new model serves"}
 
 
+def check_metrics(statsd: socket.socket) -> None:
+    """The run's own figures, and Airflow's, have been sent."""
+    sent = set()
+    with suppress(TimeoutError):
+        while True:
+            sent.add(statsd.recv(1024).decode().partition(":")[0])
+    names = ("challenger.accuracy", "verdict.ask", "tuning.seconds", "retraining.cost", "cost")
+    assert {f"airflow.evergreen.digits.{name}" for name in names} <= sent
+    assert any(name.startswith("airflow.dagrun.duration") for name in sent)
+
+
+def test_new_data_said_by_an_asset_starts_a_run_that_skips_what_was_learned(airflow: Stack) -> None:
+    """After the run before it, whose model serves: the same data, code and settings. The log is read from S3."""
+    url = airflow.ui()
+    assert url
+    token = airflow.token(url)
+    (asset,) = read_json(f"{url}/api/v2/assets?name_pattern=new_digits", token)["assets"]
+    read_json(f"{url}/api/v2/assets/events", token, {"asset_id": asset["id"], "extra": {}})
+
+    def started() -> list[str]:
+        runs = read_json(f"{url}/api/v2/dags/{DAG}/dagRuns", token)["dag_runs"]
+        return [run["dag_run_id"] for run in runs if run["run_type"] == "asset_triggered"]
+
+    wait_for("the run", lambda: bool(started()), 120)
+    run = Run(airflow, url, token, DAG, started()[0])
+    assert run.wait(120) == "success"
+    assert run.task("sync_dataset")["state"] == run.task("retrain")["state"] == "skipped"
+    key = f"{LOGS}/dag_id={DAG}/run_id={run.run_id}/task_id=sync_dataset/attempt=1.log"
+    s3 = airflow.cloud().client("s3")
+    wait_for("the log in S3", lambda: "Contents" in s3.list_objects_v2(Bucket=BUCKET, Prefix=key), 30)
+    log = json.dumps(read_json(f"{run.address}/taskInstances/sync_dataset/logs/1", token))
+    assert f"s3://{BUCKET}/{key}" in log
+    assert "which made the model now serving" in log
+
+
 def check_the_report_of_the_command_line(stack: Stack, run: Run) -> None:
     """The same job assessed again without Airflow comes to the same; and what the DAG knew is in the report."""
     cloud = stack.cloud()
@@ -195,8 +267,9 @@ def test_a_rollback_is_one_trigger(airflow: Stack) -> None:
     first = sagemaker.describe_endpoint(EndpointName=ENDPOINT)["EndpointConfigName"]
     variants = sagemaker.describe_endpoint_config(EndpointConfigName=first)["ProductionVariants"]
     before = [{"Key": BEFORE_TAG, "Value": first}]
-    sagemaker.create_endpoint_config(EndpointConfigName="second", ProductionVariants=variants, Tags=before)
-    sagemaker.update_endpoint(EndpointName=ENDPOINT, EndpointConfigName="second")
+    second = f"{ENDPOINT}-second"
+    sagemaker.create_endpoint_config(EndpointConfigName=second, ProductionVariants=variants, Tags=before)
+    sagemaker.update_endpoint(EndpointName=ENDPOINT, EndpointConfigName=second)
     sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=ENDPOINT, WaiterConfig={"Delay": 1})
     run = trigger(airflow, "rollback", {"pipeline": "digits"})
     assert run.wait(120) == "success"

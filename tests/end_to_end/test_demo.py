@@ -1,21 +1,29 @@
 """The loop as `make demo` runs it, on real data against a real local cloud: twice, on another dataset, on bad input."""
 
+import base64
+import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 from airflow.sdk.exceptions import TaskDeferred
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
+from evergreen import freshness, sync
 from evergreen.batch import BatchPredictOperator
 from evergreen.deployment import EndpointOperator
+from evergreen.monitoring import CompareOperator
 from evergreen.plan import Plan
 from evergreen.settings import read, validate
 from evergreen.verification import VerifyEndpointOperator
@@ -37,9 +45,17 @@ def summary(stack: Stack) -> dict[str, Any]:
     return document
 
 
-def test_the_loop_from_data_to_endpoint_and_again(stack: Stack, demo: Demo) -> None:
-    first = demo()
+def test_the_loop_from_data_to_endpoint_and_again(
+    stack: Stack, demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = tmp_path / "events.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setenv("OPENLINEAGE__TRANSPORT__TYPE", "file")
+        patch.setenv("OPENLINEAGE__TRANSPORT__LOG_FILE_PATH", str(events))
+        patch.setenv("OPENLINEAGE__TRANSPORT__APPEND", "true")
+        first = demo()
     assert first.returncode == 0
+    check_lineage([json.loads(line) for line in events.read_text().splitlines()])
     told = summary(stack)
     assert told["dag_run_state"] == "success"
     assert told["verdict"]["decision"] == "promote"
@@ -74,6 +90,30 @@ def test_the_loop_from_data_to_endpoint_and_again(stack: Stack, demo: Demo) -> N
     assert told["report"] != again["report"]
     # The same data: nothing was computed twice.
     assert len(sagemaker.list_processing_jobs(NameContains="extract-features")["ProcessingJobSummaries"]) == 1
+
+
+def check_lineage(events: list[dict[str, Any]]) -> None:
+    """OpenLineage's events of the run lead from the folder to the endpoint, by way of every step between them."""
+    done = {
+        event["job"]["name"].partition(".")[2]: event for event in events if event["eventType"] == "COMPLETE"
+    }
+
+    def names(task: str, side: str) -> set[tuple[str, str]]:
+        return {(one["namespace"], one["name"]) for one in done[task].get(side, [])}
+
+    path = [
+        "sync_dataset", "extract_features", "tune", "retrain", "deploy.model", "deploy.endpoint_config",
+        "deploy.endpoint", "verify",
+    ]  # fmt: skip
+    for before, after in pairwise(path):
+        assert names(before, "outputs") & names(after, "inputs"), (before, after)
+    assert names("retrain", "outputs") & names("assess", "inputs")
+    assert {name.partition("/")[0] for _, name in names("register", "outputs")} == {"model-package"}
+    assert ("sagemaker://us-east-1", "endpoint/evergreen-digits") in names("deploy.endpoint", "outputs")
+    (dataset,) = done["sync_dataset"]["outputs"]
+    assert dataset["outputFacets"]["outputStatistics"]["fileCount"] == 1797
+    (read,) = (one for one in done["extract_features"]["inputs"] if one["name"] == dataset["name"])
+    assert read["facets"]["version"]["datasetVersion"] == dataset["facets"]["version"]["datasetVersion"]
 
 
 def test_a_held_model_leaves_the_endpoint_alone(stack: Stack, demo: Demo) -> None:
@@ -141,13 +181,13 @@ class Deployed:
         rows = json.loads(s3.get_object(Bucket=BUCKET, Key=f"{folder}/smoke/smoke.json")["Body"].read())
         for row in rows:
             copied = {"Bucket": BUCKET, "Key": f"{folder}/smoke/{row['file']}"}
-            s3.copy_object(Bucket=BUCKET, Key=f"doubt/smoke/{row['file']}", CopySource=copied)
+            s3.copy_object(Bucket=BUCKET, Key=f"evergreen/doubt/smoke/{row['file']}", CopySource=copied)
             row["probability"] = 0.5
-        s3.put_object(Bucket=BUCKET, Key="doubt/smoke/smoke.json", Body=json.dumps(rows))
+        s3.put_object(Bucket=BUCKET, Key="evergreen/doubt/smoke/smoke.json", Body=json.dumps(rows))
         report = json.loads(s3.get_object(Bucket=BUCKET, Key=f"{folder}/report.json")["Body"].read())
         version = report["model"]["version"]
         return {
-            "uri": f"s3://{BUCKET}/doubt",
+            "uri": f"s3://{BUCKET}/evergreen/doubt",
             "champion": {"endpoint_config": self.live},
             "model_version": version,
         }
@@ -180,13 +220,66 @@ def context(**returned: Any) -> Any:
     )}  # fmt: skip
 
 
-def plan_of(pipeline: str, **deployment: Any) -> dict[str, Any]:
+def plan_of(pipeline: str, more: dict[str, Any] | None = None, **deployment: Any) -> dict[str, Any]:
+    """:param more: settings besides the file's."""
     document = read(REPOSITORY / f"dags/pipelines/{pipeline}.yaml")
-    settings = validate({**document, "deployment": deployment}, pipeline)
+    settings = validate({**document, **(more or {}), "deployment": deployment}, pipeline)
     return Plan(
         dag_id=f"retrain_{pipeline}", run_id="r", run_type="manual", started_at="", pipeline_name=pipeline,
         pipeline=settings, bucket=BUCKET, role="r", training_image="i", inference_image="i", local=True,
     ).to_xcom()  # fmt: skip
+
+
+def test_what_serves_counts_where_another_run_was_judged_since(deployed: Deployed) -> None:
+    """The run that was judged last had other parameters; the file's are those of the run before it, which serves."""
+    s3, sagemaker = S3Hook(aws_conn_id="aws_default"), SageMakerHook(aws_conn_id="aws_default")
+    context = json.loads(s3.read_key(f"{deployed.runs[1]}/context.json"))
+    settings = validate(context["run"]["settings"], "digits")
+    images = {f"{kind}_image": uri for kind, uri in context["lineage"]["images"].items()}
+    plan = Plan.model_validate(plan_of("digits") | {"pipeline": settings} | images)
+    same = (context["dataset"]["version"], context["code"]["hash"])
+    known = freshness.nothing_new(s3, sagemaker, plan, *same)
+    assert known
+    assert known.endswith(f"are those of run {context['run']['run_id']}, which made the model now serving")
+    assert freshness.nothing_new(s3, sagemaker, plan, "another", same[1]) is None
+
+
+def captured(images: Iterable[Path]) -> str:
+    """Inverted, as SageMaker's data capture keeps requests."""
+    lines = []
+    for path in images:
+        body = io.BytesIO()
+        with Image.open(path) as image:
+            ImageOps.invert(image).save(body, "JPEG")
+        given = {"observedContentType": "image/jpeg", "mode": "INPUT", "encoding": "BASE64"}
+        given["data"] = base64.b64encode(body.getvalue()).decode()
+        moment = {"inferenceTime": "2026-11-28T10:00:00Z"}
+        lines.append({"captureData": {"endpointInput": given}, "eventMetadata": moment, "eventVersion": "0"})
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def test_other_pictures_than_those_of_training_are_drift_and_are_looked_at_once(deployed: Deployed) -> None:
+    hour = f"evergreen/digits/data-capture/{deployed.name}/AllTraffic/{datetime.now(UTC):%Y/%m/%d/%H}"
+    images = sorted((REPOSITORY / "var/data/digits/test").rglob("*.jpg"))[::3]
+    s3 = deployed.cloud.client("s3")
+    compare = CompareOperator(task_id="compare", inputs={"code": "upload_code"})
+    capture = {"data_capture": {"initial_sampling_percentage": 100}}
+    plan = plan_of("digits", {"monitor": {}}, **capture)
+    code = sync.upload_source(Plan.model_validate(plan))
+    with pytest.raises(AirflowSkipException, match=f"nothing was captured at {deployed.name} since"):
+        compare.execute(context(plan=plan, upload_code=code))
+    s3.put_object(Bucket=BUCKET, Key=f"{hour}/00-00-000-x.jsonl", Body=captured(images).encode())
+    found = compare.execute(context(plan=plan, upload_code=code))
+    assert (found["evaluated"], found["drifted"]) == (True, True)
+    assert found["sentence"].startswith(
+        f"{len(images)} captured images part from the training images in brightness"
+    )
+    assert found["measures"]["brightness"] > 1
+    page = f"{found['uri'].removeprefix(f's3://{BUCKET}/')}/drift.html"
+    assert b"They part from the training pictures" in s3.get_object(Bucket=BUCKET, Key=page)["Body"].read()
+    # Another run: what was looked at is not looked at again.
+    with pytest.raises(AirflowSkipException, match="nothing was captured"):
+        compare.execute(context(plan={**plan, "run_id": "next"}, upload_code=code))
 
 
 SERVING = {"endpoint_config_name": "config", "assessment": "assess"}
