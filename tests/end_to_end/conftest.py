@@ -25,18 +25,13 @@ RECORDER = Path(__file__).with_name("recorder")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The file of what this process and all that it starts ask AWS for."""
     file = tmp_path_factory.mktemp("recording") / "calls.jsonl"
+    recorder = runpy.run_path(str(RECORDER / "sitecustomize.py"))
+    client = botocore.client.BaseClient
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVERGREEN_RECORDING", str(file))
-        patch.setenv(
-            "PYTHONPATH", os.pathsep.join([str(RECORDER), *filter(None, [os.environ.get("PYTHONPATH")])])
-        )
-        patch.setattr(botocore.client.BaseClient, "_make_api_call", botocore.client.BaseClient._make_api_call)
-        recorder = runpy.run_path(str(RECORDER / "sitecustomize.py"))
-        # Imported long ago here, so not seen by the recorder's own way.
-        sys.meta_path = [
-            finder for finder in sys.meta_path if not isinstance(finder, recorder["AfterImport"])
-        ]
-        recorder["watch_boto"](botocore.client.BaseClient)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(RECORDER), os.environ.get("PYTHONPATH", "")]))
+        patch.setattr(client, "_make_api_call", client._make_api_call)
+        recorder["watch_boto"](client)
         yield file
 
 
