@@ -36,7 +36,7 @@ PROJECT = "evergreen-chaos"
 # Whatever a run does that was disturbed, it is to be over by then.
 LIMIT_SECONDS = 900
 # The retraining lasts long enough to be killed in, and computes its features anew: nothing is found.
-CONF = {"max_jobs": 2, "epochs_min": 120, "epochs_max": 120, "batch_size": [32]}
+CONF = {"max_jobs": 2, "epochs_min": 60, "epochs_max": 60, "batch_size": [32]}
 EXPECTED = {"tune": 1, "retrain": 1, "assess": 1}
 VICTIMS = (
     "airflow-worker", "local-sagemaker", "postgres", "redis", "airflow-triggerer", "airflow-apiserver",
@@ -140,13 +140,12 @@ def run() -> dict[str, Any]:
             up = time.monotonic() - started
             _say(f"healthy after {up:.0f} s")
             runs = {"nothing": _attack(stack, None)} | {victim: _attack(stack, victim) for victim in VICTIMS}
-            memory = stack.memory_mb()
         finally:
             stack.down()
     return {
         "figures": {
             "seconds_until_healthy": round(up, 1),
-            "memory_mb": {**memory, "all": round(sum(memory.values()))},
+            "memory_mb": max(sum(run["memory_mb"].values()) for run in runs.values()),
             "median_seconds_until_back": statistics.median(
                 run["seconds_until_back"] for run in runs.values() if "seconds_until_back" in run
             ),
@@ -162,6 +161,7 @@ def _attack(stack: Compose, victim: str | None) -> dict[str, Any]:
     since, started = datetime.now(UTC), time.monotonic()
     run = stack.trigger()
     result: dict[str, Any] = {}
+    killed = started
     if victim:
         process = stack.main_process(victim)
         _wait_for_retraining(stack, since)
@@ -172,7 +172,9 @@ def _attack(stack: Compose, victim: str | None) -> dict[str, Any]:
         killed = time.monotonic()
         wait_for(f"{victim} coming back", lambda: stack.is_back(victim, process), LIMIT_SECONDS)
         result["seconds_until_back"] = round(time.monotonic() - killed, 1)
-    state = _wait(run)
+    state, next_try = _wait(run)
+    if victim and next_try:
+        result["seconds_until_next_try"] = round(next_try - killed, 1)
     jobs = stack.jobs(since)
     started_jobs = _count(jobs)
     trials = started_jobs.pop("trial", 0)
@@ -184,6 +186,7 @@ def _attack(stack: Compose, victim: str | None) -> dict[str, Any]:
         "jobs_started_once": all(started_jobs[task] == count for task, count in EXPECTED.items())
         and max(started_jobs.values()) == 1 and trials == CONF["max_jobs"],
         "not_completed": {job["name"]: job["status"] for job in jobs if job["status"] != "Completed"},
+        "memory_mb": stack.memory_mb(),
         "workers": sorted({str(run.task(task)["hostname"]) for task in ("plan", "retrain", "verify")}),
     }  # fmt: skip
     _say(f"  {json.dumps(result)}")
@@ -217,15 +220,21 @@ def _count(jobs: list[dict[str, Any]]) -> Counter[str]:
     return counted
 
 
-def _wait(run: Run) -> str:
-    """The state in which the run ends; the API server may be away for a while."""
+def _wait(run: Run) -> tuple[str, float | None]:
+    """The state in which the run ends, and when the retraining's second try began, if there was one.
+
+    The API server may be away for a while.
+    """
     deadline = time.monotonic() + LIMIT_SECONDS
-    state = "unknown"
+    state, next_try = "unknown", None
     while state not in {"success", "failed"} and time.monotonic() < deadline:
         with suppress(OSError):
             state = run.state
+            task = run.task("retrain")
+            if task["try_number"] > 1 and task["state"] in {"running", "deferred"}:
+                next_try = next_try or time.monotonic()
         time.sleep(1)
-    return state
+    return state, next_try
 
 
 def _run(command: list[str]) -> str:
