@@ -29,6 +29,7 @@ from typing import IO, NoReturn
 import psutil
 import uvicorn
 
+from local_sagemaker import log_format
 from local_sagemaker.api.app import Service, application
 from local_sagemaker.api.protocol import ACCOUNT
 from local_sagemaker.aws.ministack import MiniStack
@@ -57,7 +58,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     lock = _lock(state)
     images = _images(arguments.images)
-    _log_to(state / "log" / "service.log")
+    log_format.configure(state / "log" / "service.log", arguments.log_format)
     # Before the ports are asked for: what a killed service left may still hold them.
     # An engine is asked only where a row needs one: it may take its time.
     left = docker.remove(f"{state}#") if images.in_docker else 0
@@ -133,6 +134,12 @@ def _arguments() -> argparse.Namespace:
         default=round(psutil.virtual_memory().total * 0.8 / (1 << 30), 1),
         help="GiB that one job may hold before it is ended (default: %(default)s, 80 %% of this machine)",
     )
+    parser.add_argument(
+        "--log-format",
+        choices=log_format.FORMATS,
+        default="text",
+        help="of the service's own log; json is an object a line",
+    )
     return parser.parse_args()
 
 
@@ -184,16 +191,6 @@ def _free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
-
-
-def _log_to(file: Path) -> None:
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        handlers=[logging.StreamHandler(sys.stderr), logging.FileHandler(file)],
-    )
-    for noisy in ("botocore", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 async def _serve(service: Service, settings: Settings, listener: socket.socket) -> None:

@@ -1,5 +1,6 @@
 """One local cloud for the whole session, with its own state and free ports."""
 
+import json
 import signal
 from collections.abc import Iterator
 
@@ -10,9 +11,12 @@ from tests.local_sagemaker.cloud_client import Cloud
 
 @pytest.fixture(scope="session")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    running = Cloud(tmp_path_factory.mktemp("cloud"))
+    running = Cloud(tmp_path_factory.mktemp("cloud"), "--log-format", "json")
     yield running
     assert running.end() == 0
+    entries = [json.loads(line) for line in (running.state / "log/service.log").read_text().splitlines()]
+    assert all(entry.keys() >= {"time", "level", "logger", "message"} for entry in entries)
+    assert any(entry["message"].startswith("serving on") for entry in entries)
 
 
 @pytest.fixture(autouse=True)
