@@ -14,7 +14,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -66,6 +66,8 @@ class Stack:
 
     var: Path
     dags: Path = REPOSITORY / "dags"
+    # Of Airflow besides those that the stack needs: SECTION__NAME → value.
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def run(self) -> Path:
@@ -160,6 +162,7 @@ class Stack:
             "DAG_PROCESSOR__REFRESH_INTERVAL": 30,
             "LOGGING__LOGGING_LEVEL": "INFO",
             "USAGE_DATA_COLLECTION__ENABLED": False,
+            **self.settings,
         }
         return self._environment() | {
             "AIRFLOW_HOME": str(self.airflow_home),
