@@ -42,7 +42,9 @@ class ModelOperator(FromPlan, SageMakerModelOperator):
 
     def execute(self, context: "Context") -> str:
         model_data, plan = deployment_requests.archive(**self.pull(context)), self.plan
-        name = names.resource(plan.base_name, model_data, plan.inference_image)
+        # A variable more is another model, as SageMaker counts them.
+        variables = sorted(plan.pipeline.deployment.environment.items())
+        name = names.resource(plan.base_name, model_data, plan.inference_image, *variables)
         self.reads, self.writes = (model_data,), (lineage_events.sagemaker(plan, "model", name),)
         if _exists(self.hook.describe_model, name):
             self.log.info("model %s exists", name)

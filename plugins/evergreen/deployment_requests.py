@@ -40,6 +40,7 @@ def container(plan: Plan, model_data: str) -> dict[str, Any]:
             "SAGEMAKER_PROGRAM": "inference.py",
             # Where AWS's PyTorch inference image looks for the code in the model archive.
             "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
+            **plan.pipeline.deployment.environment,
         },
     }
 

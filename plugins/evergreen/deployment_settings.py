@@ -144,6 +144,12 @@ class Deployment(Settings):
     maximum_execution_timeout_in_seconds: int | None = Field(default=None, ge=600, le=28800)
     alarms: Alarms = Alarms()
     data_capture: DataCapture = DataCapture()
+    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], str] = Field(
+        default={},
+        description="Variables of the serving container, such as SERVING_LOG_FORMAT: json; the table of them is in "
+        "ml_code/serving/server.py.",
+        max_length=90,
+    )
     batch_predict: bool = Field(
         default=False,
         title="Batch prediction",

@@ -33,6 +33,17 @@ def test_botocore_accepts_every_update(deployment: dict[str, Any]) -> None:
         valid("PutMetricAlarm", alarm, "cloudwatch")
 
 
+def test_the_serving_containers_variables_are_the_pipelines() -> None:
+    built = plan(deployment={"environment": {"SERVING_LOG_FORMAT": "json"}})
+    request = requests.model(built, "s3://b/m.tar.gz")
+    valid("CreateModel", {"ModelName": "n"} | request)
+    environment = request["PrimaryContainer"]["Environment"]
+    assert environment.keys() - requests.container(plan(), "x")["Environment"].keys() == {
+        "SERVING_LOG_FORMAT"
+    }
+    assert environment["SERVING_LOG_FORMAT"] == "json"
+
+
 def test_botocore_accepts_the_rest() -> None:
     capture = {"data_capture": {"initial_sampling_percentage": 20}}
     valid("CreateModel", {"ModelName": "n"} | requests.model(plan(), "s3://b/m.tar.gz"))
