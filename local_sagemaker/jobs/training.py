@@ -386,8 +386,12 @@ class TrainingJobs(Jobs):
         self, job: Document, image: Image, host: Box, program: str, source: str
     ) -> tuple[list[str], str | None]:
         """Script mode: the command line, and the folder of packages that requirements.txt brought, if any."""
-        archive, code = host.tmp / "sourcedir.tar.gz", host.ml / "code"
-        self.cloud.s3.download_file(source, archive)
+        archive, code = host.local(source), host.ml / "code"
+        if archive is None:
+            archive = host.tmp / "sourcedir.tar.gz"
+            self.cloud.s3.download_file(source, archive)
+        elif not archive.is_file():
+            raise TransferError(f"ClientError: {source}: no channel of the job has brought such a file")
         unpack(archive, code)
         try:
             argv = toolkit.command(code, program, toolkit.script_parameters(job["HyperParameters"]))

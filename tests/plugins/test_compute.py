@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evergreen import alarms, deployment_requests, requests
+from evergreen import alarms, deployment_requests, requests, source_code
 from evergreen.plan import Plan
 from evergreen.settings import SettingsError, validate
 from evergreen.transfer import Sync
@@ -197,6 +197,25 @@ def test_the_local_cloud_takes_every_request(cloud: Cloud, compute: dict[str, An
         assert {key: value for key, value in request.items() if key in RECORDED} == {
             key: value for key, value in described.items() if key in RECORDED and key in request
         }
+
+
+def test_a_job_without_a_network_finds_its_code_in_the_channel(cloud: Cloud) -> None:
+    script = b"import socket\ntry:\n    socket.create_connection(('127.0.0.1', 1), 1)\nexcept OSError as error:\n    print(error)\n"
+    archive = source_code.SourceCode((("train.py", script),)).archive()
+    cloud.client("s3").put_object(Bucket=BUCKET, Key="isolated/sourcedir.tar.gz", Body=archive)
+    for name in ("train", "validation", "trunk"):
+        cloud.client("s3").put_object(Bucket=BUCKET, Key=f"isolated/{name}/x", Body=b"x")
+    wanted = planned(vpc_config=None).model_copy(
+        update={"role": f"arn:aws:iam::000000000000:role/{ROLE}", "bucket": BUCKET}
+    )
+    code = {**CODE, "archive": f"s3://{BUCKET}/isolated/sourcedir.tar.gz"}
+    request = requests.retrain(wanted, DATASET, {"uri": f"s3://{BUCKET}/isolated"}, code, TUNING)
+    sagemaker = cloud.client("sagemaker")
+    sagemaker.create_training_job(TrainingJobName="isolated", **request)
+    waiter = sagemaker.get_waiter("training_job_completed_or_stopped")
+    waiter.wait(TrainingJobName="isolated", WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+    described = sagemaker.describe_training_job(TrainingJobName="isolated")
+    assert described["TrainingJobStatus"] == "Completed", described.get("FailureReason")
 
 
 def test_what_airflow_writes_is_encrypted_with_the_key(cloud: Cloud, tmp_path: Path) -> None:
