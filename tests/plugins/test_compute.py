@@ -200,7 +200,7 @@ def test_the_local_cloud_takes_every_request(cloud: Cloud, compute: dict[str, An
 
 
 def test_a_job_without_a_network_finds_its_code_in_the_channel(cloud: Cloud) -> None:
-    script = b"import socket\ntry:\n    socket.create_connection(('127.0.0.1', 1), 1)\nexcept OSError as error:\n    print(error)\n"
+    script = b"print('here')"
     archive = source_code.SourceCode((("train.py", script),)).archive()
     cloud.client("s3").put_object(Bucket=BUCKET, Key="isolated/sourcedir.tar.gz", Body=archive)
     for name in ("train", "validation", "trunk"):
