@@ -19,7 +19,13 @@ from evergreen.operators import (
     TuneOperator,
 )
 from evergreen.verification import VerifyEndpointOperator
-from evergreen.web.app import app
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """The pages. Airflow loads plugins in every task's process too, where importing its API server takes a second."""
+    from evergreen.web.app import app as pages
+
+    await pages(scope, receive, send)
 
 
 class ReportLink(BaseOperatorLink):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import evergreen_ui
 import httpx
 import pytest
 import uvicorn
@@ -26,7 +27,7 @@ JOBS = f"/jobs/retrain_digits/{quote(RUN, safe='')}"
 @pytest.fixture(scope="module")
 def anybody() -> Iterator[httpx.Client]:
     """The plugin's application in a server of its own; somebody without a login."""
-    server = uvicorn.Server(uvicorn.Config(app, port=free_port(0), log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(evergreen_ui.app, port=free_port(0), log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
