@@ -112,3 +112,14 @@ def test_one_line_switches_to_aws(tmp_path: Path) -> None:
     environment = services["airflow-worker"]["environment"]
     assert environment["AIRFLOW_CONN_AWS_DEFAULT"] == connection
     assert not any(name.startswith("AWS_") for name in environment)
+
+
+def test_the_containers_have_the_versions_that_are_tested() -> None:
+    locks = [
+        dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", (REPOSITORY / file).read_text(), re.M))
+        for file in ("requirements.lock", "docker/requirements.lock")
+    ]
+    assert {
+        name: version for name, version in locks[1].items() if locks[0].get(name, version) != version
+    } == {}
+    assert {"apache-airflow", "apache-airflow-providers-amazon", "boto3"} <= locks[0].keys() & locks[1].keys()
