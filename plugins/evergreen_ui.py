@@ -11,6 +11,7 @@ from airflow.sdk import BaseOperatorLink
 from evergreen.addresses import PREFIX, href, job_page, report_page
 from evergreen.batch import BatchPredictOperator
 from evergreen.deployment import EndpointOperator
+from evergreen.monitoring import CompareOperator
 from evergreen.operators import (
     AssessOperator,
     ExtractFeaturesOperator,
@@ -31,7 +32,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 class ReportLink(BaseOperatorLink):
     name = "Report"
     # Airflow compares classes exactly: a subclass would have to be listed too.
-    operators: ClassVar[list[type]] = [AssessOperator, VerifyEndpointOperator]
+    operators: ClassVar[list[type]] = [AssessOperator, VerifyEndpointOperator, CompareOperator]
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         return href(report_page(ti_key.dag_id, ti_key.run_id))

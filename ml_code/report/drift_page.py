@@ -49,7 +49,10 @@ def _shares(row: Mapping[str, Any], snapshot: Snapshot, found: Any) -> Chart:
         axes.set_xlabel("class (number)")
     else:
         # Between two bins is an edge.
-        axes.set_xticks(np.arange(len(edges)) + 0.5, [f"{edge:.2g}" for edge in edges])
+        axes.set_xticks(
+            np.arange(len(edges)) + 0.5,
+            [f"{edge:.3g}" if abs(edge) >= 10 else f"{edge:.2f}" for edge in edges],
+        )
         axes.set_xlabel(f"{name}, in tenths of the training images")
     legend(axes)
     sentence = (

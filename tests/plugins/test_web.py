@@ -97,6 +97,15 @@ def test_a_report_is_served_and_a_report_of_200_mb_is_a_sentence(
     s3.delete_object(Bucket=BUCKET, Key=f"{key}/report.html")
 
 
+def test_the_report_of_a_monitors_look_is_its_page(reader: httpx.Client, cloud: Cloud) -> None:
+    looks = REPORTS.replace("retrain_", "monitor_")
+    assert "once the task compare has run" in reader.get(f"{looks}/report.html").text
+    key = f"evergreen/digits/monitor/{names.run_folder('monitor_digits', RUN)}/drift.html"
+    cloud.client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"<p>They part</p>")
+    assert reader.get(f"{looks}/report.html").text == "<p>They part</p>"
+    assert reader.get(f"{looks}/report.json").status_code == 404
+
+
 def train(cloud: Cloud, name: str, program: str) -> None:
     sagemaker = cloud.client("sagemaker")
     sagemaker.create_training_job(

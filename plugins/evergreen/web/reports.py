@@ -1,4 +1,4 @@
-"""A run's report out of S3, local or AWS's."""
+"""A run's report out of S3, local or AWS's: of a retraining, and of a monitor's look."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ from evergreen.web.pages import HEADERS, sentence
 
 log = logging.getLogger(__name__)
 
-DAG_PREFIX = "retrain_"
+DAG_PREFIX, MONITOR_PREFIX = "retrain_", "monitor_"
 # What may be asked for: the report, the profiler's that it has a link to, and the machine's versions of it.
 FILES = {
     "report.html": "text/html",
@@ -29,17 +29,19 @@ LARGEST_REPORT = 20 * 1024 * 1024
 
 def read(dag_id: str, run_id: str, name: str) -> Response:
     """A file of a run's report, or a sentence that says why there is none."""
-    if name not in FILES or not dag_id.startswith(DAG_PREFIX):
+    looks = dag_id.startswith(MONITOR_PREFIX) and name == "report.html"
+    if name not in FILES or not (looks or dag_id.startswith(DAG_PREFIX)):
         return sentence("There is no such report.", 404)
+    folder, file, task = ("monitor", "drift.html", "compare") if looks else ("reports", name, "export_report")
     try:
-        bucket, prefix = place(dag_id.removeprefix(DAG_PREFIX))
-        key = f"{prefix}/reports/{names.run_folder(dag_id, run_id)}/{name}"
+        bucket, prefix = place(dag_id.partition("_")[2])
+        key = f"{prefix}/{folder}/{names.run_folder(dag_id, run_id)}/{file}"
         stored = S3Hook(aws_conn_id=tasks.AWS_CONN_ID).get_conn().get_object(Bucket=bucket, Key=key)
     except ClientError as error:
         if error.response["Error"]["Code"] in {"NoSuchKey", "404"}:
             return sentence(
-                "This run has no report yet. It is here once the task export_report has run; a run that fails "
-                "before that has none.",
+                f"This run has no report yet. It is here once the task {task} has run; a run that fails or is "
+                "skipped before that has none.",
                 404,
             )
         log.exception("reading the report of %s %s", dag_id, run_id)
