@@ -17,8 +17,8 @@ from evergreen.schedule_settings import Monitor
 
 DOC = """
 Compares the pictures that callers sent to the endpoint with those its model was trained on: brightness, contrast, size,
-what the network makes of them, what it answers. The task `compare` has the table in its log, and says where in S3 the
-same is as a page with pictures. {then}
+what the network makes of them, what it answers. The run's tab *Report* has the table and the distributions, the log of
+the task `compare` the table. {then}
 
 A run is skipped, and says why, when nothing serves, or when nothing was captured since the last look.
 """

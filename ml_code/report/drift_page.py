@@ -49,10 +49,7 @@ def _shares(row: Mapping[str, Any], snapshot: Snapshot, found: Any) -> Chart:
         axes.set_xlabel("class (number)")
     else:
         # Between two bins is an edge.
-        axes.set_xticks(
-            np.arange(len(edges)) + 0.5,
-            [f"{edge:.3g}" if abs(edge) >= 10 else f"{edge:.2f}" for edge in edges],
-        )
+        axes.set_xticks(np.arange(len(edges)) + 0.5, [_edge(edge) for edge in edges])
         axes.set_xlabel(f"{name}, in tenths of the training images")
     legend(axes)
     sentence = (
@@ -60,3 +57,7 @@ def _shares(row: Mapping[str, Any], snapshot: Snapshot, found: Any) -> Chart:
         f"{'they part' if row['drifted'] else 'they do not part'}."
     )
     return Chart(name.capitalize(), sentence, inline(drawing, f"drift-{name.replace(' ', '-')}"))
+
+
+def _edge(value: float) -> str:
+    return f"{value:.3g}" if abs(value) >= 10 else f"{value:.2f}"
