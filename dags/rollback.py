@@ -10,7 +10,7 @@ from pathlib import Path
 
 from airflow.sdk import DAG, Param
 
-from evergreen import tasks
+from evergreen.rollback_operator import RollBackOperator
 
 PIPELINES = sorted(path.stem for path in (Path(__file__).parent / "pipelines").glob("*.yaml"))
 
@@ -39,4 +39,4 @@ with DAG(
     tags=["evergreen"],
     max_active_runs=1,
 ):
-    tasks.roll_back()
+    RollBackOperator(task_id="roll_back")

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
@@ -24,6 +25,19 @@ class RollbackError(RuntimeError):
     """What was to serve does not; the sentence says why, and what to do."""
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A rollback that goes on when nobody changes the endpoint any more; as JSON it can outlive a process."""
+
+    endpoint_name: str
+    to: str | None
+    """The configuration that is to serve; None is the one before."""
+    ending: str | None = None
+    """The configuration of an update that is being ended."""
+    replaced: str | None = None
+    """What served before the endpoint was updated to `to`."""
+
+
 def roll_back(aws_conn_id: str | None, endpoint_name: str, to: str | None = None) -> str:
     """Have the endpoint serve the configuration before the one that serves; one sentence that says what serves now.
 
@@ -32,17 +46,46 @@ def roll_back(aws_conn_id: str | None, endpoint_name: str, to: str | None = None
     :param to: name of another configuration to serve.
     :raises RollbackError: when that configuration does not serve afterwards, or answers wrongly.
     """
-    hook = SageMakerHook(aws_conn_id=aws_conn_id)
-    live = endpoints.describe(hook, endpoint_name)
-    if live is None:
-        raise RollbackError(f"there is no endpoint {endpoint_name}")
-    if pending := endpoints.changes_to(live):
-        live = _end_update(aws_conn_id, hook, endpoint_name, pending)
-        if to in (None, live["EndpointConfigName"]) and live["EndpointConfigName"] != pending:
-            return (
-                f"the update of {endpoint_name} to {pending} was ended: {live['EndpointConfigName']} serves"
-            )
+    outcome = begin(aws_conn_id, endpoint_name, to)
+    while isinstance(outcome, Waiting):
+        endpoints.settle(SageMakerHook(aws_conn_id=aws_conn_id), endpoint_name)
+        outcome = go_on(aws_conn_id, outcome)
+    return outcome
+
+
+def begin(aws_conn_id: str | None, endpoint_name: str, to: str | None = None) -> Waiting | str:
+    """`roll_back` up to where it has to wait."""
+    live = _describe(SageMakerHook(aws_conn_id=aws_conn_id), endpoint_name)
+    pending = endpoints.changes_to(live)
+    if pending:
+        _end_update(aws_conn_id, endpoint_name, pending)
+    if pending or live["EndpointStatus"] in endpoints.CHANGING:
+        log.info("waiting for the end of the change of %s", endpoint_name)
+        return Waiting(endpoint_name, to, ending=pending)
+    return _restore(aws_conn_id, live, to)
+
+
+def go_on(aws_conn_id: str | None, waiting: Waiting) -> Waiting | str:
+    """`roll_back` after it has waited."""
+    hook, name, to = SageMakerHook(aws_conn_id=aws_conn_id), waiting.endpoint_name, waiting.to
+    live = _describe(hook, name)
     serves = live["EndpointConfigName"]
+    if waiting.replaced:
+        assert to
+        if problem := endpoints.mismatch(live, name, to):
+            raise RollbackError(problem)
+        return f"{to} serves again, in place of {waiting.replaced}; {_asked(aws_conn_id, hook, name)}"
+    if waiting.ending not in (None, serves) and to in (None, serves):
+        return f"the update of {name} to {waiting.ending} was ended: {serves} serves"
+    return _restore(aws_conn_id, live, to)
+
+
+def _restore(aws_conn_id: str | None, live: dict[str, Any], to: str | None) -> Waiting | str:
+    hook, name, serves = (
+        SageMakerHook(aws_conn_id=aws_conn_id),
+        live["EndpointName"],
+        live["EndpointConfigName"],
+    )
     if to is None:
         earlier, to = _tags(hook, live["EndpointArn"]).get(ROLLED_BACK_TAG, "/").split("/")
         before = _before(hook, serves)
@@ -54,7 +97,7 @@ def roll_back(aws_conn_id: str | None, endpoint_name: str, to: str | None = None
         to = before
     if to is None:
         raise RollbackError(
-            f"nothing is known to have served at {endpoint_name} before {serves}: name a configuration"
+            f"nothing is known to have served at {name} before {serves}: name a configuration"
         )
     if serves == to:
         return f"{to} serves already"
@@ -63,17 +106,20 @@ def roll_back(aws_conn_id: str | None, endpoint_name: str, to: str | None = None
         ResourceArn=live["EndpointArn"], Tags=[{"Key": ROLLED_BACK_TAG, "Value": f"{serves}/{to}"}]
     )
     try:
-        live = endpoints.restore(hook, endpoint_name, to)
+        hook.conn.update_endpoint(EndpointName=name, EndpointConfigName=to)
     except ClientError as error:
         raise RollbackError(f"{to} cannot be put back: {error.response['Error']['Message']}") from error
-    if problem := endpoints.mismatch(live, endpoint_name, to):
-        raise RollbackError(problem)
-    return f"{to} serves again, in place of {serves}; {_asked(aws_conn_id, hook, endpoint_name)}"
+    return Waiting(name, to, replaced=serves)
 
 
-def _end_update(
-    aws_conn_id: str | None, hook: SageMakerHook, endpoint_name: str, pending: str
-) -> dict[str, Any]:
+def _describe(hook: SageMakerHook, endpoint_name: str) -> dict[str, Any]:
+    live = endpoints.describe(hook, endpoint_name)
+    if live is None:
+        raise RollbackError(f"there is no endpoint {endpoint_name}")
+    return live
+
+
+def _end_update(aws_conn_id: str | None, endpoint_name: str, pending: str) -> None:
     """SageMaker has no call for it, but an alarm that goes off has it roll back."""
     cloudwatch = AwsBaseHook(aws_conn_id, client_type="cloudwatch").conn
     found = cloudwatch.describe_alarms(AlarmNamePrefix=f"{endpoint_name}-")["MetricAlarms"]
@@ -82,11 +128,6 @@ def _end_update(
             cloudwatch.set_alarm_state(
                 AlarmName=alarm["AlarmName"], StateValue="ALARM", StateReason="Rolled back by hand."
             )
-    log.info("waiting for the end of the update of %s to %s", endpoint_name, pending)
-    live = endpoints.settle(hook, endpoint_name)
-    if live is None:
-        raise RollbackError(f"{endpoint_name} is gone")
-    return live
 
 
 def _tags(hook: SageMakerHook, arn: str) -> dict[str, str]:

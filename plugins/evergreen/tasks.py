@@ -16,11 +16,9 @@ from evergreen import (
     cost,
     endpoints,
     images,
-    names,
     notifications,
     params,
     pipeline,
-    rollback,
     settings,
     source_code,
     sync,
@@ -141,20 +139,6 @@ def drifted() -> bool:
     found: dict[str, Any] = _returned(notifications.COMPARE)
     print(found["sentence"])
     return bool(found["drifted"])
-
-
-@task
-def roll_back() -> str:
-    """What served before serves again. Returns the sentence that says what serves now."""
-    given = get_current_context()["params"]
-    try:
-        sentence = rollback.roll_back(
-            AWS_CONN_ID, names.endpoint(given["pipeline"]), given["endpoint_config"] or None
-        )
-    except rollback.RollbackError as error:
-        raise AirflowFailException(str(error)) from error
-    print(sentence)
-    return sentence
 
 
 def _returned(task_id: str) -> Any:

@@ -60,6 +60,9 @@ class EndpointTrigger(BaseTrigger):
         yield TriggerEvent({**self.known, "problem": problem})
 
 
+DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
+
+
 class WaitsForEndpoint(FromPlan):
     """An operator that waits for the plan's endpoint: a deferrable one is begun again when the wait is over."""
 
@@ -67,8 +70,7 @@ class WaitsForEndpoint(FromPlan):
     deferrable: bool
 
     def __init__(self, **kwargs: Any) -> None:
-        default = conf.getboolean("operators", "default_deferrable", fallback=False)
-        deferrable = kwargs.pop("deferrable", default)
+        deferrable = kwargs.pop("deferrable", DEFERRABLE)
         super().__init__(**kwargs)
         self.deferrable = deferrable
 
