@@ -6,10 +6,7 @@ https://docs.aws.amazon.com/sagemaker/latest/dg/debugger-availability-change.htm
 """
 
 import json
-import re
 from typing import Any, get_args
-
-import smdebug_rulesconfig as rule_configs
 
 from evergreen import images
 from evergreen.plan import Plan
@@ -17,7 +14,7 @@ from evergreen.settings import DebugRuleName, ProfilerRuleName, Rule
 
 Request = dict[str, Any]
 
-# What is ours beside AWS's rules, or AWS's without a name in smdebug_rulesconfig: assess judges it in both modes.
+# What is ours beside AWS's rules, or AWS's that its SDK does not know: assess judges it in both modes.
 OWN_RULES = frozenset({"MemoryLeak", "Dataloader", "OverallFrameworkMetrics"})
 PENDING = frozenset({"InProgress", "Stopping"})
 STATUSES = ("DebugRuleEvaluationStatuses", "ProfilerRuleEvaluationStatuses")
@@ -84,7 +81,7 @@ def is_managed(plan: Plan) -> bool:
 
 
 def managed(plan: Plan, job_name: str, region: str) -> Request:
-    """CreateTrainingJob's members for rules that SageMaker evaluates, as its SDK writes them.
+    """CreateTrainingJob's members for rules that SageMaker evaluates, as its SDK asks for them.
 
     :raises evergreen.images.ImageError: when AWS evaluates none in the region.
     """
@@ -92,15 +89,12 @@ def managed(plan: Plan, job_name: str, region: str) -> Request:
     debug: list[Request] = []
     profiler: list[Request] = []
     for name, rule in _rules(plan).items():
-        is_profilers = name in plan.pipeline.profiler.rules
-        (profiler if is_profilers else debug).append(
+        (profiler if name in plan.pipeline.profiler.rules else debug).append(
             {
                 "RuleConfigurationName": name,
                 "RuleEvaluatorImage": image,
-                "RuleParameters": {
-                    **_defaults(name, profiler=is_profilers),
-                    **_parameters(name, rule, job_name),
-                },
+                # What is not given is AWS's default.
+                "RuleParameters": {"rule_to_invoke": name, **_parameters(rule, job_name)},
             }
         )
     members: Request = {"DebugHookConfig": hook_config(plan)}
@@ -151,7 +145,7 @@ def _rules(plan: Plan) -> dict[str, Rule]:
     return {name: rule for name, rule in rules(plan).items() if name not in OWN_RULES}
 
 
-def _parameters(name: str, rule: Rule, job_name: str) -> dict[str, str]:
+def _parameters(rule: Rule, job_name: str) -> dict[str, str]:
     actions: list[dict[str, str]] = []
     if rule.stop_training:
         actions.append({"name": "stoptraining", "training_job_prefix": job_name})
@@ -161,16 +155,3 @@ def _parameters(name: str, rule: Rule, job_name: str) -> dict[str, str]:
         return dict(rule.parameters)
     # As the SDK's ActionList writes it, which refuses e-mail addresses with a dot before the @.
     return {**rule.parameters, "action_json": json.dumps(actions).replace('"', '\\"')}
-
-
-def _defaults(name: str, *, profiler: bool) -> dict[str, str]:
-    """RuleParameters of AWS's rule when nobody sets any."""
-    if profiler:
-        return {key: str(value) for key, value in getattr(rule_configs, name)().rule_parameters.items()}
-    config = getattr(rule_configs, _snake(name))()["DebugRuleConfiguration"]
-    return dict(config["RuleParameters"])
-
-
-def _snake(name: str) -> str:
-    """`PoorWeightInitialization` → `poor_weight_initialization`, the function for it."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

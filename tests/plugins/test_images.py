@@ -62,14 +62,18 @@ def test_rules_are_asked_for_as_the_sdk_does() -> None:
         images.debugger_rules("il-central-1")
     wanted = plan(
         debugger={"mode": "managed", "rules": {"PoorWeightInitialization": {}}},
-        profiler={"rules": {"StepOutlier": {}, "ProfilerReport": {}}},
+        profiler={"rules": {"StepOutlier": {"parameters": {"stddev": "5"}}, "ProfilerReport": {}}},
     )
     asked = debugger.managed(wanted, "n", "us-east-1")
     image = {"RuleEvaluatorImage": images.debugger_rules("us-east-1")}
     base = Rule.sagemaker(rule_configs.poor_weight_initialization(), name="PoorWeightInitialization")
     assert asked["DebugRuleConfigurations"] == [base.to_debugger_rule_config_dict() | image]
-    assert asked["ProfilerRuleConfigurations"] == [
-        ProfilerRule.sagemaker(getattr(rule_configs, name)(), name=name).to_profiler_rule_config_dict()
-        | image
-        for name in ("StepOutlier", "ProfilerReport")
-    ]
+    for request in asked["ProfilerRuleConfigurations"]:
+        name, parameters = request["RuleConfigurationName"], request.pop("RuleParameters")
+        theirs = ProfilerRule.sagemaker(
+            getattr(rule_configs, name)(), name=name
+        ).to_profiler_rule_config_dict()
+        # It also spells out the defaults.
+        assert parameters.keys() <= theirs.pop("RuleParameters").keys()
+        assert parameters["rule_to_invoke"] == name
+        assert request == theirs | image
