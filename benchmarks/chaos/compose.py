@@ -2,6 +2,7 @@
 
     make chaos NAME=compose                 # on an engine that reaches a registry
     make chaos NAME=compose STAND_INS=1     # on one that does not: stand_ins/
+    make chaos NAME=compose VICTIMS="redis postgres"    # some of them
 
 A stack of its own (project, volumes, ports) is built and started, runs the digits once undisturbed, and then once for
 each container: its main process is killed while a job is under way, nobody does anything about it, the run succeeds,
@@ -38,10 +39,11 @@ LIMIT_SECONDS = 900
 # The retraining lasts long enough to be killed in, and computes its features anew: nothing is found.
 CONF = {"max_jobs": 2, "epochs_min": 60, "epochs_max": 60, "batch_size": [32]}
 EXPECTED = {"tune": 1, "retrain": 1, "assess": 1}
-VICTIMS = (
-    "airflow-worker", "local-sagemaker", "postgres", "redis", "airflow-triggerer", "airflow-apiserver",
-    "airflow-scheduler", "airflow-dag-processor",
-)  # fmt: skip
+VICTIMS = os.environ.get(
+    "VICTIMS",
+    "airflow-worker local-sagemaker postgres redis airflow-triggerer airflow-apiserver airflow-scheduler "
+    "airflow-dag-processor",
+).split()
 
 
 class Compose:
