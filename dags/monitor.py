@@ -12,7 +12,7 @@ from pathlib import Path
 from airflow.sdk import DAG, chain
 
 from evergreen import notifications, pipeline, tasks
-from evergreen.monitoring import CompareOperator, RetrainOnDriftOperator
+from evergreen.monitoring import CompareOperator
 from evergreen.schedule_settings import Monitor
 
 DOC = """
@@ -54,6 +54,8 @@ def monitor_dag(file: Path, settings: pipeline.DagSettings, monitor: Monitor) ->
         )
         chain(tasks.plan(str(file)), tasks.upload_code(), compare)
         if monitor.retrain:
+            from evergreen.drift_trigger import RetrainOnDriftOperator
+
             retrain = RetrainOnDriftOperator(
                 task_id="retrain",
                 trigger_dag_id=settings.dag_id,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.operators.sagemaker import SageMakerProcessingOperator
 from airflow.providers.common.compat.sdk import AirflowSkipException
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 
 from evergreen import durable, endpoints, lineage, metrics, requests
 from evergreen.deployment_requests import VARIANT
@@ -135,12 +134,6 @@ class CompareOperator(PlannedJob, SageMakerProcessingOperator):
         if found["evaluated"]:
             self.s3.load_string(json.dumps(result, indent=1), self.latest, replace=True)
         return result
-
-
-class RetrainOnDriftOperator(TriggerDagRunOperator):
-    """Triggers the retraining, with what was found as the run's note too."""
-
-    template_fields = (*TriggerDagRunOperator.template_fields, "note")
 
 
 def chosen(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
