@@ -98,6 +98,23 @@ def test_the_gate_tells_of_a_question_alone(cloud: Cloud, topic: tuple[str, str]
     assert received(cloud, topic[1]) == []
 
 
+@pytest.mark.parametrize("drifted", [True, False])
+def test_the_monitor_tells_of_drift_alone(cloud: Cloud, topic: tuple[str, str], drifted: bool) -> None:
+    found = {"drifted": drifted, "sentence": "They part in brightness", "uri": "s3://b/monitor/r"}
+    given = context(None)
+    given["ti"] = SimpleNamespace(
+        task_id="compare", xcom_pull=lambda task_ids: {"compare": found}.get(task_ids)
+    )
+    tell = notifications.callback(Notify(sns=topic[0]), "digits", "drifted")
+    assert tell
+    tell(given)
+    messages = received(cloud, topic[1])
+    assert len(messages) == drifted
+    for message in messages:
+        assert message["Subject"] == "digits: what is asked is not what was learned"
+        assert "They part in brightness.\n\nResult: s3://b/monitor/r/drift.html\nRun: " in message["Message"]
+
+
 def test_nobody_to_tell_is_no_callback() -> None:
     assert set(notifications.callbacks(Notify(), "digits").values()) == {None}
 
