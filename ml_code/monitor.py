@@ -42,7 +42,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("model", "snapshot", "capture", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--psi-limit", type=float, default=0.25)
-    parser.add_argument("--minimum-images", type=int, default=100)
+    parser.add_argument("--minimum-images", type=int, default=200)
     return parser.parse_args(argv)
 
 

@@ -87,7 +87,7 @@ class Monitor(Settings):
         gt=0,
     )
     minimum_images: int = Field(
-        default=100,
+        default=200,
         description="With fewer captured since the last look nothing is evaluated, and they wait for the next.",
         ge=20,
         le=500,

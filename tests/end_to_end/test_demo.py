@@ -263,7 +263,7 @@ def test_other_pictures_than_those_of_training_are_drift_and_are_looked_at_once(
     s3 = deployed.cloud.client("s3")
     compare = CompareOperator(task_id="compare", inputs={"code": "upload_code"})
     capture = {"data_capture": {"initial_sampling_percentage": 100}}
-    plan = plan_of("digits", {"monitor": {}}, **capture)
+    plan = plan_of("digits", {"monitor": {"minimum_images": 100}}, **capture)
     code = sync.upload_source(Plan.model_validate(plan))
     with pytest.raises(AirflowSkipException, match=f"nothing was captured at {deployed.name} since"):
         compare.execute(context(plan=plan, upload_code=code))
