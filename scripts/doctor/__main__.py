@@ -10,7 +10,7 @@ you ask. Exit status 0: nothing has to be fixed.
 import argparse
 import sys
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from scripts.local_stack import BUCKET, REGION, REPOSITORY, Stack, StackError
 sys.path.insert(0, str(REPOSITORY / "plugins"))
 
 from evergreen import images, settings
+from evergreen.compute_settings import Compute
 from scripts.doctor import capacity, identity, places
 from scripts.doctor.finding import Clients, Finding, guarded, table
 
@@ -60,35 +61,57 @@ def examine(
             account, region, bucket, partition=partition, prefix=compute.prefix,
             role=role_arn.partition(":role/")[2],
         )  # fmt: skip
-        yield from guarded(
-            "role's permissions",
-            lambda: identity.role_permissions(clients, role_arn, _wanted("execution", given), local=local),
-        )
-        yield from guarded(
-            "your permissions",
-            lambda: identity.own_permissions(clients, caller["Arn"], _wanted("airflow", given), local=local),
-        )
+        for policy in _policies("execution", compute):
+            wanted = _wanted(policy, given, compute)
+            yield from guarded(
+                "role's permissions",
+                partial(identity.role_permissions, clients, role_arn, policy, wanted, local=local),
+            )
+        for policy in _policies("airflow", compute):
+            wanted = _wanted(policy, given, compute)
+            yield from guarded(
+                "your permissions",
+                partial(identity.own_permissions, clients, caller["Arn"], policy, wanted, local=local),
+            )
     else:
         yield Finding(
             "bucket", "fix",
             "none is named: --bucket, compute.bucket, or service_config.s3.bucket_name in the connection's extra",
         )  # fmt: skip
-    if keys := [key for key in (compute.output_kms_key_id, compute.volume_kms_key_id) if key]:
-        yield from guarded("key", lambda: places.keys(clients, keys))
-    if vpc := compute.vpc_config:
-        yield from guarded("network", lambda: places.network(clients, vpc, region))
     if local:
-        yield Finding("quota", "not checked", "the local cloud has none")
-        yield Finding("image", "not checked", "the local cloud starts processes in their place")
+        yield Finding("quota, image", "not checked", "the local cloud has none: it starts processes")
+        if compute.vpc_config or compute.output_kms_key_id or compute.volume_kms_key_id:
+            yield Finding("network, key", "not checked", "the local cloud has none, and notes them down")
     else:
-        yield from guarded("quota", lambda: capacity.quotas(clients, capacity.wanted(pipeline)))
-        yield from guarded("image", lambda: _images(clients, pipeline, region))
+        yield from _of_aws(clients, pipeline, region)
     if pipeline.debugger.enabled and pipeline.debugger.mode == "managed":
         yield from guarded("Debugger", lambda: _debugger(clients, region))
 
 
-def _wanted(policy: str, given: dict[str, str]) -> Iterator[policies.Permission]:
-    return policies.permissions(policies.render(policy, given))
+def _of_aws(clients: Clients, pipeline: settings.Pipeline, region: str) -> Iterator[Finding]:
+    """What the local cloud has nothing of."""
+    compute = pipeline.compute
+    if keys := [key for key in (compute.output_kms_key_id, compute.volume_kms_key_id) if key]:
+        yield from guarded("key", lambda: places.keys(clients, keys))
+    if vpc := compute.vpc_config:
+        yield from guarded("network", lambda: places.network(clients, vpc, region))
+    yield from guarded("quota", lambda: capacity.quotas(clients, capacity.wanted(pipeline)))
+    yield from guarded("image", lambda: _images(clients, pipeline, region))
+
+
+def _policies(who: str, compute: Compute) -> Iterator[str]:
+    """Names of those that the pipeline needs."""
+    yield who
+    # Of an alias or an id IAM does not know whose they are.
+    if ":key/" in (compute.output_kms_key_id or ""):
+        yield f"{who}-keys"
+    if who == "execution" and compute.vpc_config:
+        yield "execution-vpc"
+
+
+def _wanted(policy: str, given: dict[str, str], compute: Compute) -> list[policies.Permission]:
+    key = compute.output_kms_key_id or ""
+    return list(policies.permissions(policies.render(policy, {**given, "KeyArn": key})))
 
 
 def _images(clients: Clients, pipeline: settings.Pipeline, region: str) -> Iterator[Finding]:

@@ -45,14 +45,17 @@ def _lets_sagemaker_in(statement: dict[str, Any]) -> bool:
 
 
 def role_permissions(
-    clients: Clients, role_arn: str, wanted: Iterable[policies.Permission], *, local: bool
+    clients: Clients, role_arn: str, policy: str, wanted: Iterable[policies.Permission], *, local: bool
 ) -> Iterator[Finding]:
-    """:param local: the local cloud's IAM weighs no conditions."""
-    yield from _permissions("role's permissions", clients, role_arn, wanted, "execution", local=local)
+    """What SageMaker's jobs may do of what `policy` has.
+
+    :param local: the local cloud's IAM weighs no conditions.
+    """
+    yield from _permissions("role's permissions", clients, role_arn, policy, wanted, local=local)
 
 
 def own_permissions(
-    clients: Clients, caller_arn: str, wanted: Iterable[policies.Permission], *, local: bool
+    clients: Clients, caller_arn: str, policy: str, wanted: Iterable[policies.Permission], *, local: bool
 ) -> Iterator[Finding]:
     """What whoever asks may do of what Airflow does."""
     check = "your permissions"
@@ -61,7 +64,7 @@ def own_permissions(
             check, "not checked", "these are the account's own credentials, which may do everything"
         )
         return
-    yield from _permissions(check, clients, principal(caller_arn), wanted, "airflow", local=local)
+    yield from _permissions(check, clients, principal(caller_arn), policy, wanted, local=local)
 
 
 def principal(caller_arn: str) -> str:
@@ -80,8 +83,8 @@ def _permissions(
     check: str,
     clients: Clients,
     arn: str,
-    wanted: Iterable[policies.Permission],
     name: str,
+    wanted: Iterable[policies.Permission],
     *,
     local: bool,
 ) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """`make doctor` against the real local cloud; what that does not have, against AWS's answers as botocore has them."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -46,9 +47,19 @@ def test_the_local_account_has_nothing_to_fix(cloud: Cloud) -> None:
     assert checked >= {"credentials", "region", "role", "trust", "bucket", "encryption", "public access"}
     # What cannot be asked here says so, each with its reason.
     unknown = {finding.check: finding.sentence for finding in found if finding.state == "not checked"}
-    assert unknown.keys() == {"role's permissions", "your permissions", "quota", "image", "Debugger"}
+    assert unknown.keys() == {"role's permissions", "your permissions", "quota, image", "Debugger"}
     assert all(unknown.values())
     assert len(table(found).splitlines()) == len(found)
+
+
+def test_keys_and_a_network_need_permissions_of_their_own(cloud: Cloud) -> None:
+    compute = {"output_kms_key_id": KEY, "vpc_config": VPC.model_dump()}
+    with_both = examine(cloud.client, REGION, BUCKET, pipeline(compute=compute), local=True)
+    to_fix = [one.sentence for one in with_both if (one.check, one.state) == ("role's permissions", "fix")]
+    assert [re.search(r"attach the policy (\S+)", sentence)[1] for sentence in to_fix] == [  # type: ignore[index]
+        "execution-keys",
+        "execution-vpc",
+    ]
 
 
 def test_a_role_that_is_missing_or_not_sagemakers_is_to_be_fixed(cloud: Cloud) -> None:
@@ -72,17 +83,17 @@ def test_permissions_are_simulated_with_the_policies_that_ship(cloud: Cloud) -> 
     iam = cloud.client("iam")
     iam.create_user(UserName="airflow")
     arn = f"arn:aws:iam::{ACCOUNT}:user/airflow"
-    denied = only(identity.own_permissions(cloud.client, arn, wanted[:3], local=True))
+    denied = only(identity.own_permissions(cloud.client, arn, "airflow", wanted[:3], local=True))
     assert denied.state == "fix"
     assert f"may not s3:ListBucket on {BUCKET}, s3:AbortMultipartUpload on" in denied.sentence
     iam.put_user_policy(
         UserName="airflow", PolicyName="airflow", PolicyDocument=json.dumps(policies.render("airflow", GIVEN))
     )
-    allowed, unknown = identity.own_permissions(cloud.client, arn, wanted, local=True)
+    allowed, unknown = identity.own_permissions(cloud.client, arn, "airflow", wanted, local=True)
     assert allowed.state == "ok"
     assert unknown.sentence.startswith("cloudwatch:PutMetricData, iam:PassRole: the local cloud's IAM")
     more = [policies.Permission("Other", "s3:GetObject", "arn:aws:s3:::somebody-elses/*", {})]
-    assert only(identity.own_permissions(cloud.client, arn, more, local=True)).state == "fix"
+    assert only(identity.own_permissions(cloud.client, arn, "airflow", more, local=True)).state == "fix"
 
 
 def test_the_bucket_is_looked_at(cloud: Cloud) -> None:
@@ -274,7 +285,31 @@ def test_a_condition_is_simulated_with_a_value_that_meets_it(answering: Callable
     answer = {"EvaluationResults": [{"EvalActionName": "iam:PassRole", "EvalDecision": "allowed"}]}
     clients = answering("iam", ("simulate_principal_policy", asked, answer))
     caller = f"arn:aws:sts::{ACCOUNT}:assumed-role/Airflow/session"
-    assert only(identity.own_permissions(clients, caller, wanted, local=False)).state == "ok"
+    assert only(identity.own_permissions(clients, caller, "airflow", wanted, local=False)).state == "ok"
+
+
+def test_what_may_not_be_asked_is_not_checked(answering: Callable[..., Clients]) -> None:
+    denied, me = "AccessDenied", f"arn:aws:iam::{ACCOUNT}:user/me"
+    answers: dict[str, list[tuple[str, Any, Any]]] = {
+        "sts": [("get_caller_identity", {}, {"Arn": me, "Account": ACCOUNT, "UserId": "u"})],
+        "s3": [("head_bucket", {"Bucket": BUCKET}, "403")],
+        "iam": [("get_role", None, denied), *[("simulate_principal_policy", None, denied)] * 2],
+        "service-quotas": [("list_service_quotas", None, denied)],
+        "ecr": [("batch_get_image", None, denied)],
+    }
+    made = {service: answering(service, *some)(service) for service, some in answers.items()}
+    found = list(examine(made.__getitem__, REGION, BUCKET, pipeline()))
+    assert [(one.check, one.state) for one in found] == [
+        ("credentials", "ok"),
+        ("region", "ok"),
+        ("role", "not checked"),
+        ("bucket", "fix"),
+        ("role's permissions", "not checked"),
+        ("your permissions", "not checked"),
+        ("quota", "not checked"),
+        ("image", "not checked"),
+    ]
+    assert all("AccessDenied" in one.sentence for one in found if one.state == "not checked")
 
 
 def test_nobody_and_nowhere_are_said_at_once(answering: Callable[..., Clients]) -> None:
