@@ -222,14 +222,14 @@ class WarmPool:
         if is_python:
             arguments[0] = str(image.python)
         container = container or {}
-        here = folder
-        if "ml" in container and folder.is_relative_to(namespace.OPT_ML):
-            here = Path(container["ml"]) / folder.relative_to(namespace.OPT_ML)
+        script = folder / arguments[1] if len(arguments) > 1 else folder
+        if "ml" in container and script.is_relative_to(namespace.OPT_ML):
+            script = Path(container["ml"]) / script.relative_to(namespace.OPT_ML)
         if (
             is_python
             and not fresh
             and warm_of(image) not in self._failed
-            and forkable(image, arguments, own or {}, here)
+            and forkable(image, arguments, own or {}, script)
         ):
             try:
                 server = self._server(warm_of(image), environment)
@@ -266,10 +266,13 @@ class WarmPool:
             server.close()
 
 
-def forkable(image: Image, argv: Sequence[str], own: Mapping[str, str], folder: Path) -> bool:
-    """Whether `python ARGV[1]…` may be forked from a warm process and not see the difference."""
+def forkable(image: Image, argv: Sequence[str], own: Mapping[str, str], script: Path) -> bool:
+    """Whether `python ARGV[1]…` may be forked from a warm process and not see the difference.
+
+    :param script: what ARGV[1] is outside the container, when it is a file.
+    """
     if not image.warm or len(argv) < 2 or any(READ_AT_LOAD.fullmatch(name) for name in own):
         return False
     if argv[1] == "-m":
         return len(argv) > 2
-    return not argv[1].startswith("-") and (folder / argv[1]).is_file()
+    return not argv[1].startswith("-") and script.is_file()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.local_sagemaker.cloud_client import BUCKET, PLAIN, ROLE, Cloud, unique, wait
+from tests.local_sagemaker.cloud_client import BUCKET, PLAIN, ROLE, WARM, Cloud, unique, wait
 
 SCRIPT = """
 import json, os, sys
@@ -69,6 +69,20 @@ def process(cloud: Cloud, mode: str = "good", **changes: Any) -> dict[str, Any]:
 def result(cloud: Cloud, job: dict[str, Any]) -> dict[str, Any]:
     uri = f"s3://{BUCKET}/processed/{job['ProcessingJobName']}/deep/found.json"
     return dict(json.loads(cloud.read(uri)))
+
+
+def test_a_script_in_the_container_is_forked_from_the_warm_process(cloud: Cloud) -> None:
+    """The warm image's modules are there before the script imports anything."""
+    name = unique("warm")
+    cloud.put(f"code/{name}/run.py", "import sys; print('yaml' in sys.modules, sys.argv[0], __file__)")
+    script = "/opt/ml/processing/input/code/run.py"
+    job = process(
+        cloud,
+        AppSpecification={"ImageUri": WARM, "ContainerEntrypoint": ["python3", script]},
+        ProcessingInputs=[s3_input("code", f"s3://{BUCKET}/code/{name}")],
+        ProcessingOutputConfig={"Outputs": []},
+    )
+    assert cloud.log("ProcessingJobs", job["ProcessingJobName"]) == [f"True {script} {script}"]
 
 
 def test_inputs_paths_and_outputs(cloud: Cloud) -> None:
