@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,20 @@ class Airflow:
         stack.start_airflow(self._environment)
         (stack.run / "ui.json").write_text(json.dumps({"url": url}))
         wait_for("Airflow's answer", lambda: stack.ui() is not None, 300)
-        token = stack.token(url)
         wait_for(
             "the DAG processor reading the DAGs",
-            lambda: read_json(f"{url}/api/v2/dags?limit=1", token)["total_entries"] == dags,
+            lambda: self.ask("/dags?limit=1")["total_entries"] == dags,
             300,
         )
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """What the REST API answers; to POST when there is a body."""
+        url = self._environment["AIRFLOW__API__BASE_URL"]
+        return read_json(f"{url}/api/v2{path}", self._token, body)
+
+    @cached_property
+    def _token(self) -> str:
+        return self._stack.token(self._environment["AIRFLOW__API__BASE_URL"])
 
     def run(self, dag_ids: Sequence[str], limit_s: float) -> Load:
         """Trigger all; what was seen until the last has ended, or the limit."""
