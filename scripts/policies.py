@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 REPOSITORY = Path(__file__).resolve().parents[1]
 # compute.role, unless the pipeline names another.
 ROLE = "EvergreenSageMakerRole"
@@ -77,6 +75,8 @@ def permissions(policy: Mapping[str, Any]) -> Iterator[Permission]:
 
 def template() -> str:
     """aws/cloudformation.yaml."""
+    # The local cloud's environment, which makes its account by these policies, does without.
+    import yaml
 
     def document(line: re.Match[str]) -> str:
         indent, key, name = line.groups()
