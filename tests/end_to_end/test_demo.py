@@ -27,7 +27,7 @@ from evergreen.monitoring import CompareOperator
 from evergreen.plan import Plan
 from evergreen.settings import read, validate
 from evergreen.verification import VerifyEndpointOperator
-from scripts.local_stack import BUCKET, REPOSITORY, Cloud, Stack
+from scripts.local_stack import BUCKET, REPOSITORY, ROLE, Cloud, Stack
 from tests.plugins.test_durable import fired
 
 # An operator run without Airflow's task runner says so.
@@ -262,8 +262,12 @@ def test_other_pictures_than_those_of_training_are_drift_and_are_looked_at_once(
     images = sorted((REPOSITORY / "var/data/digits/test").rglob("*.jpg"))[::3]
     s3 = deployed.cloud.client("s3")
     compare = CompareOperator(task_id="compare", inputs={"code": "upload_code"})
+    context_of_run = json.loads(
+        S3Hook(aws_conn_id="aws_default").read_key(f"{deployed.runs[1]}/context.json")
+    )
     capture = {"data_capture": {"initial_sampling_percentage": 100}}
     plan = plan_of("digits", {"monitor": {"minimum_images": 100}}, **capture)
+    plan |= {"role": ROLE, "training_image": context_of_run["lineage"]["images"]["training"]}
     code = sync.upload_source(Plan.model_validate(plan))
     with pytest.raises(AirflowSkipException, match=f"nothing was captured at {deployed.name} since"):
         compare.execute(context(plan=plan, upload_code=code))
