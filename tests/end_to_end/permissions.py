@@ -124,7 +124,13 @@ def _roles(given: dict[str, Any]) -> Iterator[str]:
 
 
 # What CloudWatch itself does, which the local cloud does in its place.
-SERVICES_OWN = {"GetMetricData", "GetMetricStatistics", "SetAlarmState", "ListMetrics"}
+SERVICES_OWN = {
+    "DescribeAlarmHistory",
+    "GetMetricData",
+    "GetMetricStatistics",
+    "SetAlarmState",
+    "ListMetrics",
+}
 
 
 def of_role(call: dict[str, Any], region: str, account: str) -> Iterator[Ask]:

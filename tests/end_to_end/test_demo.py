@@ -363,7 +363,7 @@ def test_a_transform_job_over_lines_of_many_images_answers_as_the_report(deploye
     )
     plan = plan_of("digits", batch_predict=True, transform={"split_type": "Line", "max_payload_in_mb": 1})
     batch = BatchPredictOperator(
-        task_id="batch", inputs={"dataset": "dataset", "model_name": "model", "assessment": "assess"}
+        task_id="batch_predict", inputs={"dataset": "dataset", "model_name": "model", "assessment": "assess"}
     )
     returned = batch.execute(
         context(
