@@ -35,8 +35,10 @@ SETTINGS = {
     "AIRFLOW__CORE__PARALLELISM": str(SLOTS),
     # Airflow's default; a busy machine is late.
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "300",
-    # All pipelines are read each time, and nobody changes them.
+    # All pipelines are read each time, a third of a second of processor time for each; nobody changes them.
     "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
+    "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "600",
+    "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "300",
 }
 
 

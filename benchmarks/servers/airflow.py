@@ -96,7 +96,7 @@ class Airflow:
         wait_for(
             "the DAG processor reading the DAGs",
             lambda: self.ask("/dags?limit=1")["total_entries"] == dags,
-            300,
+            600,
         )
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
