@@ -45,6 +45,6 @@ def test_every_verb_is_explained() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     shown = re.findall(r"^#   (make .*)$", makefile, re.MULTILINE)
-    parts = {"help", "test-rooms", "test-end-to-end"}
-    for verb in set(phony.split()) - parts:
+    parts = {verb for verb in phony.split() if verb.startswith("test-")}
+    for verb in set(phony.split()) - parts - {"help"}:
         assert any(re.search(rf"\b{verb}\b", line) for line in shown), verb

@@ -1,6 +1,7 @@
 """Real stacks, each with its own folder and ports, so that the tests can run while `make up` does.
 
-What they ask AWS for is recorded, and `test_permissions.py`, which runs last, compares it with the IAM policies.
+What they ask AWS for is recorded, and `test_permissions.py`, which runs last, compares it with the IAM policies. Where
+the files of this folder run in several processes (`make test`), the variable RECORDING names the file of all of them.
 """
 
 import json
@@ -24,7 +25,8 @@ RECORDER = Path(__file__).with_name("recorder")
 @pytest.fixture(scope="session", autouse=True)
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The file of what this process and all that it starts ask AWS for."""
-    file = tmp_path_factory.mktemp("recording") / "calls.jsonl"
+    given = os.environ.get("RECORDING")
+    file = Path(given).absolute() if given else tmp_path_factory.mktemp("recording") / "calls.jsonl"
     recorder = runpy.run_path(str(RECORDER / "sitecustomize.py"))
     client = botocore.client.BaseClient
     with pytest.MonkeyPatch.context() as patch:
@@ -39,6 +41,8 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
     made = Stack(folder / "var", Path(shutil.copytree(REPOSITORY / "dags", folder / "dags")))
+    # At ports that no other stack looks for at this moment.
+    made.cloud(0, 0)
     yield made
     made.down()
     assert not made.processes()
