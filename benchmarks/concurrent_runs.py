@@ -1,14 +1,15 @@
 """100 DAG runs at once on 8 worker slots: slots, memory, database connections, time.
 
     make bench NAME=concurrent-runs
-    RUNS=10 make bench NAME=concurrent-runs
+    RUNS=10 DATABASE=sqlite make bench NAME=concurrent-runs
 
 About 35 minutes on 2 cores, 6 with 10 runs. In a stack of its own as many pipelines as runs, each with an endpoint of
 its own: 90 of scikit-learn's digits, a random ResNet18 at 32 pixels, 1 trial of 2 epochs, debugger, profiler and
 report as by default, without explanations. Every tenth deploys what it has trained; the others end at `hold`, because
 each endpoint is a process with torch in it. Everything that waits is deferred
-(AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE), and Airflow has its default database, SQLite. Looked at every second: task
-instances that hold a slot, and those that wait without one.
+(AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE). Airflow's database is a PostgreSQL server of the benchmark's own where this
+machine has its binaries, SQLite otherwise. Looked at every second: task instances that hold a slot, and those that wait
+without one.
 
 Then a few of these runs both ways, each in a stack of its own: deferred, and with tasks that hold their slots while
 they wait. What grows with the length of the jobs is the second figure alone.
@@ -18,15 +19,18 @@ import os
 import sys
 import tempfile
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.servers import postgres
 from benchmarks.servers.airflow import LOOK_S, Airflow, Load, few_digits, make_pipelines
 from scripts.bench import conditions
 from scripts.local_stack import Cloud, Stack
 
 RUNS, COMPARED = int(os.environ.get("RUNS", "100")), 4
+DATABASE = os.environ.get("DATABASE") or ("postgresql" if postgres.binaries() else "sqlite")
 SLOTS, MOST_GIB, LIMIT_S = 8, 20, 5400
 EVERY = 10
 # SageMaker's jobs that one run makes; two training jobs, of which the trial is one.
@@ -60,7 +64,9 @@ def run() -> dict[str, Any]:
             "slot_seconds_of_a_run": {name: round(value, 1) for name, value in seconds.items()},
             "slot_seconds_ratio": round(seconds["holding"] / seconds["deferred"], 1),
         },
-        "conditions": conditions("apache-airflow", runs=RUNS, compared_runs=few, slots=SLOTS),
+        "conditions": conditions(
+            "apache-airflow", runs=RUNS, compared_runs=few, slots=SLOTS, database=DATABASE
+        ),
         "ok": load.runs == {"success": RUNS}
         and load.runs_at_once == RUNS
         and max(load.running) <= SLOTS
@@ -79,13 +85,15 @@ def _measure(count: int, *, deferrable: bool) -> tuple[Load, Counter[str]]:
         }
         make_pipelines(folder / "dags", pipelines)
         stack = Stack(folder / "var", folder / "dags")
-        try:
-            airflow = Airflow(stack, {**SETTINGS, "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": str(deferrable)})
+        settings = {**SETTINGS, "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": str(deferrable)}
+        with ExitStack() as ends:
+            if DATABASE == "postgresql":
+                settings |= ends.enter_context(postgres.serve(folder / "postgres")).settings
+            ends.callback(stack.down)
+            airflow = Airflow(stack, settings)
             airflow.start(count)
             load = airflow.run([f"retrain_{pipeline}" for pipeline in pipelines], LIMIT_S)
             return load, _jobs(stack.cloud())
-        finally:
-            stack.down()
 
 
 def _pipeline(dataset: Path, *, deploys: bool) -> dict[str, Any]:

@@ -33,6 +33,8 @@ KINDS = {
 }
 OTHER = "jobs and endpoints"
 WAITS, ENDED = ("deferred", "awaiting_input", "up_for_retry"), ("success", "failed")
+DATABASE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
 TASKS = "SELECT state, count(*) FROM task_instance GROUP BY state"
 DAG_RUNS = "SELECT state, count(*) FROM dag_run GROUP BY state"
 LOOK_S, MEMORY_S, SAY_S = 1, 15, 30
@@ -74,7 +76,7 @@ class Load:
     """The most, by kind of process; pages that several have count once."""
     memory_of_all_mib: float = 0
     connections: int = 0
-    """Open handles of Airflow's database file, the most."""
+    """With the database, the most; of SQLite, open handles of its file."""
     seconds: float = 0
 
 
@@ -83,7 +85,9 @@ class Airflow:
 
     def __init__(self, stack: Stack, settings: dict[str, str]) -> None:
         self._stack = stack
-        self._environment = stack.airflow_environment(stack.cloud(), free_port(8080)) | settings
+        # Who finds SQLite locked waits.
+        file = {DATABASE: f"sqlite:///{stack.airflow_home}/airflow.db?timeout=120"}
+        self._environment = stack.airflow_environment(stack.cloud(), free_port(8080)) | file | settings
         self._memory: Counter[str] = Counter()
 
     def start(self, dags: int) -> None:
@@ -114,7 +118,7 @@ class Airflow:
         for dag_id in dag_ids:
             trigger(self._stack, dag_id, {})
         measured = said = began - SAY_S
-        engine = create_engine(f"sqlite:///file:{self._stack.airflow_home}/airflow.db?mode=ro&uri=true")
+        engine = create_engine(self._environment[DATABASE])
         while sum(load.runs[state] for state in ENDED) < len(dag_ids) and load.seconds < limit_s:
             now = time.monotonic()
             tasks, load.runs = _states(engine, TASKS), _states(engine, DAG_RUNS)
@@ -124,7 +128,7 @@ class Airflow:
             load.seconds = now - began
             if now - measured >= MEMORY_S:
                 measured = now
-                self._measure(load)
+                self._measure(load, engine)
             if now - said >= SAY_S:
                 said = now
                 print(
@@ -136,7 +140,7 @@ class Airflow:
         engine.dispose()
         return load
 
-    def _measure(self, load: Load) -> None:
+    def _measure(self, load: Load, engine: Engine) -> None:
         memory, connections = Counter[str](), 0
         for process in self._stack.processes():
             with suppress(psutil.Error):
@@ -146,6 +150,10 @@ class Airflow:
         self._memory = memory
         load.memory_mib |= memory
         load.memory_of_all_mib = max(load.memory_of_all_mib, memory.total())
+        if engine.dialect.name == "postgresql":
+            with engine.connect() as connection:
+                # But for ours.
+                connections = connection.execute(text(CONNECTIONS)).scalar_one() - 1
         load.connections = max(load.connections, connections)
 
 
