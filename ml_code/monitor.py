@@ -25,7 +25,7 @@ from typing import Any
 from data import captured
 from data.captured import Captured
 from report.document import write_json
-from report.drift import CHANCE, Snapshot, drift
+from report.drift import Snapshot, drift
 from report.drift_page import render
 from report.loaded import load
 from report.sample import IMAGES, look
@@ -89,8 +89,7 @@ def monitor(
         "captured": _captured(found, undecoded),
     }
     if enough:
-        # So that one of all measures, and not each of them, passes chance once in a hundred looks.
-        document["measures"] = drift(known, seen, limit, CHANCE / len(known.counts))["measures"]
+        document["measures"] = drift(known, seen, limit)["measures"]
         document["drifted"] = any(row["drifted"] for row in document["measures"])
     document["sentence"] = _sentence(document, minimum_images)
     write_json(output / "drift.json", document)

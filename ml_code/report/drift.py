@@ -86,16 +86,15 @@ class Snapshot:
         }
 
 
-def drift(snapshot: Snapshot, sample: Sample, limit: float = LIMIT, chance: float = CHANCE) -> dict[str, Any]:
+def drift(snapshot: Snapshot, sample: Sample, limit: float = LIMIT) -> dict[str, Any]:
     """report.json's `drift`: a population stability index for each measure, and whether it is more than chance.
 
     PSI is the sum of (q - p) ln(q / p) over the bins, p the training's share and q the sample's; half an image is added
     to each bin, so that an empty one has a logarithm. Of samples of n and m images from one distribution it is about
     (1/n + 1/m) chi2 with one degree of freedom less than bins (Yurdakul and Naranjo, 2020), which gives `chance`: the
-    value that one in a hundred exceeds. A measure has drifted above both that and 0.1.
-
-    :param limit: another than 0.1. :param chance: how often chance alone may exceed a row's `chance`.
+    value that in one of a hundred comparisons some measure exceeds. A measure has drifted above both that and `limit`.
     """
+    chance = CHANCE / len(snapshot.counts)
     values = _values(sample, snapshot.mean, snapshot.components)
     found = snapshot.count(sample)
     rows = [_measured(name, snapshot.counts[name], found[name], limit, chance) for name in snapshot.counts]
