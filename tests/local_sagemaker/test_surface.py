@@ -723,6 +723,9 @@ class Surface(RuleBasedStateMachine):
         for kind in (TRAINING, PROCESSING):
             self.create(kind, "b", COMMANDS[2], "a")
         self.update_training_job("b", 60)
+        # At once: a second later they have ended.
+        for kind in (TRAINING, PROCESSING):
+            self.stop(kind, "b")
         for kind in KINDS:
             self.describe_one(kind, "a")
             self.list_all(kind, 1, descending=False)
