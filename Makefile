@@ -98,7 +98,7 @@ chaos: $(ENVIRONMENTS)
 
 # The three environments: their pins cannot live together, and on AWS they are three machines.
 # The locks are given as constraints, so that UV_TORCH_BACKEND=cpu may choose the small torch.
-install = $(UV) venv -q --allow-existing --no-python-downloads --python '>=3.11,<3.14' $(@D) && \
+install = $(UV) venv -q --allow-existing --no-python-downloads --python '>=3.11.4,<3.14' $(@D) && \
 	$(UV) pip install -q --python $(@D)/bin/python --overrides overrides.txt --constraints $(1) $(2) && touch $@
 
 $(VENV)/airflow/.installed: requirements.lock requirements.txt requirements-dev.txt requirements-airflow-dev.txt overrides.txt | $(VENV)/uv
@@ -116,7 +116,7 @@ $(VENV)/cloud/.installed: local_sagemaker/requirements.lock local_sagemaker/requ
 # What test_toolkit.py holds local_sagemaker against.
 $(VENV)/toolkit/.installed: tests/local_sagemaker/toolkit-requirements.txt | $(VENV)/uv
 	@echo "installing the training toolkit's environment (about 5 s; it needs a C compiler)"
-	@$(UV) venv -q --allow-existing --no-python-downloads --python '>=3.11,<3.14' $(@D)
+	@$(UV) venv -q --allow-existing --no-python-downloads --python '>=3.11.4,<3.14' $(@D)
 	@$(UV) pip install -q --python $(@D)/bin/python --no-deps -r $< && touch $@
 
 $(VENV)/uv:
