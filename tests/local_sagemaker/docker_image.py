@@ -23,7 +23,7 @@ if ($what eq "train") {
     exit 7;
 } elsif ($what eq "show") {
     print slurp("/proc/sys/kernel/hostname"), slurp("/etc/hosts");
-    print "interfaces ", join(" ", slurp("/proc/net/dev") =~ /(\w+):/g), "\n";
+    print "interfaces ", join(" ", slurp("/proc/net/dev") =~ /([\w-]+):/g), "\n";
 } elsif ($what eq "serve") {
     $SIG{TERM} = sub { exit 0 };
     my $server = IO::Socket::INET->new(LocalPort => 8080, Listen => 5, ReuseAddr => 1) or die "$!";
