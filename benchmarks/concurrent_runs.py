@@ -25,7 +25,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.servers import postgres
-from benchmarks.servers.airflow import LOOK_S, Airflow, Load, few_digits, make_pipelines
+from benchmarks.servers.airflow import LOOK_S, Airflow, Load, few_digits, make_pipelines, short_pipeline
 from scripts.bench import conditions
 from scripts.local_stack import Cloud, Stack
 
@@ -81,7 +81,10 @@ def _measure(count: int, *, deferrable: bool) -> tuple[Load, Counter[str]]:
         folder = Path(name)
         dataset = few_digits(folder / "digits", {"train": 5, "valid": 2, "test": 2})
         pipelines = {
-            f"p{number:03d}": _pipeline(dataset, deploys=number % EVERY == 0) for number in range(count)
+            f"p{number:03d}": short_pipeline(
+                dataset, gate={"minimum_accuracy": 0 if number % EVERY == 0 else 1}
+            )
+            for number in range(count)
         }
         make_pipelines(folder / "dags", pipelines)
         stack = Stack(folder / "var", folder / "dags")
@@ -94,22 +97,6 @@ def _measure(count: int, *, deferrable: bool) -> tuple[Load, Counter[str]]:
             airflow.start(count)
             load = airflow.run([f"retrain_{pipeline}" for pipeline in pipelines], LIMIT_S)
             return load, _jobs(stack.cloud())
-
-
-def _pipeline(dataset: Path, *, deploys: bool) -> dict[str, Any]:
-    return {
-        "dataset": {"source": str(dataset)},
-        "model": {"weights": "none", "image_size": 32, "flip": False},
-        "tuning": {
-            "batch_size": [16],
-            "epochs": {"min": 2, "max": 2},
-            "max_jobs": 1,
-            "max_parallel_jobs": 1,
-        },
-        "assess": {"explanations": "none"},
-        "gate": {"minimum_accuracy": 0 if deploys else 1},
-        "deployment": {"policy": "all_at_once", "wait_interval_in_seconds": 0},
-    }
 
 
 def _jobs(cloud: Cloud) -> Counter[str]:

@@ -52,6 +52,23 @@ def few_digits(folder: Path, of_each_class: dict[str, int]) -> Path:
     return folder
 
 
+def short_pipeline(dataset: Path, **more: Any) -> dict[str, Any]:
+    """A pipeline file whose jobs take seconds: a random ResNet18 at 32 pixels, 1 trial of 2 epochs."""
+    return {
+        "dataset": {"source": str(dataset)},
+        "model": {"weights": "none", "image_size": 32, "flip": False},
+        "tuning": {
+            "batch_size": [16],
+            "epochs": {"min": 2, "max": 2},
+            "max_jobs": 1,
+            "max_parallel_jobs": 1,
+        },
+        "assess": {"explanations": "none"},
+        "deployment": {"policy": "all_at_once", "wait_interval_in_seconds": 0},
+        **more,
+    }
+
+
 def make_pipelines(dags: Path, documents: dict[str, dict[str, Any]]) -> None:
     """A DAG folder with the retraining DAG for each of these pipeline files."""
     (dags / "pipelines").mkdir(parents=True)
