@@ -6,7 +6,6 @@ compares the requests that data capture has kept since the last look with the tr
 and triggers the retraining when they part. With digits on 2 cores and the local cloud a look takes about 20 s.
 """
 
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from airflow.sdk import DAG, chain
@@ -35,17 +34,8 @@ def monitor_dag(file: Path, settings: pipeline.DagSettings, monitor: Monitor) ->
         dag_id=pipeline.dag_id(file.stem, "monitor"),
         description=f"Does what the endpoint of {file.stem} is asked part from what its model was trained on?",
         schedule=monitor.schedule,
-        # Airflow schedules nothing without one; with catchup off, runs begin now.
-        start_date=datetime(2026, 1, 1, tzinfo=UTC),
         doc_md=DOC.format(then=THEN[monitor.retrain]),
-        tags=settings.tags,
-        catchup=False,
-        max_active_runs=1,
-        default_args={
-            "retries": 2,
-            "retry_delay": timedelta(seconds=15),
-            "on_failure_callback": settings.tell["failed"],
-        },
+        **settings.arguments,
     ):
         compare = CompareOperator(
             task_id=notifications.COMPARE,

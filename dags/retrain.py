@@ -6,7 +6,6 @@ On 2 cores with the local cloud the digits take about 90 s. This file is the pic
 tasks do is in plugins/evergreen/.
 """
 
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from airflow.providers.amazon.aws.operators.s3 import S3CopyPrefixOperator
@@ -40,19 +39,9 @@ def retrain_dag(file: Path) -> None:
         description=settings.description,
         schedule=settings.schedule,
         deadline=settings.deadline,
-        # Airflow schedules nothing without one; with catchup off, runs begin now.
-        start_date=datetime(2026, 1, 1, tzinfo=UTC),
         params=settings.params,
         doc_md=settings.doc_md,
-        tags=settings.tags,
-        catchup=False,
-        # One endpoint, one run at a time.
-        max_active_runs=1,
-        default_args={
-            "retries": 2,
-            "retry_delay": timedelta(seconds=15),
-            "on_failure_callback": settings.tell["failed"],
-        },
+        **settings.arguments,
     )
     def loop() -> None:
         plan = tasks.plan(str(file))

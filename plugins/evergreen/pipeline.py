@@ -6,6 +6,7 @@ one: its DAG is there, shows the mistake as its documentation, and fails in `pla
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,22 @@ class DagSettings:
     deadline: DeadlineAlert | None
     # What the pipeline file says of its monitor; None where there is none, or the file is broken.
     monitor: Monitor | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What every DAG of the pipeline has alike: one endpoint, one run at a time."""
+        return {
+            # Airflow schedules nothing without one; with catchup off, runs begin now.
+            "start_date": datetime(2026, 1, 1, tzinfo=UTC),
+            "catchup": False,
+            "max_active_runs": 1,
+            "tags": self.tags,
+            "default_args": {
+                "retries": 2,
+                "retry_delay": timedelta(seconds=15),
+                "on_failure_callback": self.tell["failed"],
+            },
+        }
 
 
 def assets(name: str) -> dict[str, str]:
