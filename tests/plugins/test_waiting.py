@@ -2,7 +2,8 @@
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,17 +93,30 @@ def context(config: str, compared: str | None) -> Any:
     return {"ti": SimpleNamespace(xcom_pull=lambda task_ids: returned[task_ids])}
 
 
+def next_step(operator: Any, given: Any, asked: TaskDeferred) -> Callable[[], Any]:
+    """Of a deferred operator, when its trigger has fired: at every new state of the endpoint."""
+    return partial(getattr(operator, asked.method_name), given, event=fired(asked.trigger))
+
+
+def to_the_end(operator: Any, given: Any, asked: TaskDeferred) -> Any:
+    while True:
+        try:
+            return next_step(operator, given, asked)()
+        except TaskDeferred as again:
+            asked = again
+
+
 def carry_out(operator: Any, given: Any, gate: Path) -> tuple[Any, int]:
-    """What the operator returns, and how often it gave up its slot meanwhile: no update ends while it has one."""
-    step, arguments, deferred = operator.execute, {}, 0
+    """What the operator returns, and how many things it waited for without a slot: no update ends while it has one."""
+    step, waited_for = partial(operator.execute, given), set()
     while True:
         gate.unlink(missing_ok=True)
         try:
-            return step(given, **arguments), deferred
+            return step(), len(waited_for)
         except TaskDeferred as asked:
-            deferred += 1
+            waited_for.add(repr(asked.trigger.known))
             gate.touch()
-            step, arguments = getattr(operator, asked.method_name), {"event": fired(asked.trigger)}
+            step = next_step(operator, given, asked)
 
 
 @pytest.mark.parametrize("compared", [None, NEW])
@@ -131,8 +145,8 @@ def test_an_update_is_followed_without_a_slot_and_a_later_one_waits_for_it(
         second.execute(context("of-another-run", OLD))
     gate.touch()
     with pytest.raises(AirflowFailException, match=rf"^{NEW} serves at {NAME}, .* compared with {OLD}"):
-        second.begin_again(context("of-another-run", OLD), fired(waiting.value.trigger))
-    done = first.look_again(context(NEW, OLD), fired(following.value.trigger))
+        to_the_end(second, context("of-another-run", OLD), waiting.value)
+    done = to_the_end(first, context(NEW, OLD), following.value)
     assert done["Endpoint"]["EndpointConfigName"] == NEW
     assert serving(sagemaker) == ("InService", NEW)
 
