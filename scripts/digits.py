@@ -6,9 +6,9 @@ writes train/ (1,257), valid/ (180) and test/ (360) with ten class folders each,
 2 s. The digits are 8x8 in scikit-learn; each is enlarged four times. The same files come out every time.
 """
 
-import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -23,17 +23,20 @@ def write(folder: Path) -> None:
     indices = list(range(len(labels)))
     rest, test = train_test_split(indices, test_size=TEST, stratify=labels, random_state=0)
     train, validation = train_test_split(rest, test_size=VALIDATION, stratify=labels[rest], random_state=0)
-    # A half-written folder must not pass for the dataset.
-    unfinished = folder.with_name(f".{folder.name}-unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    for split, members in (("train", train), ("valid", validation), ("test", test)):
-        for index in members:
-            path = unfinished / split / str(labels[index]) / f"{index:04d}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # scikit-learn's grey levels go from 0 to 16.
-            pixels = (images[index].reshape(8, 8) * (255 / 16)).astype("uint8")
-            Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(path, quality=95)
-    unfinished.rename(folder)
+    # A half-written folder must not pass for the dataset, and two may write it at once: the first to end counts.
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
+        for split, members in (("train", train), ("valid", validation), ("test", test)):
+            for index in members:
+                path = Path(unfinished, folder.name, split, str(labels[index]), f"{index:04d}.jpg")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # scikit-learn's grey levels go from 0 to 16.
+                pixels = (images[index].reshape(8, 8) * (255 / 16)).astype("uint8")
+                Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(path, quality=95)
+        try:
+            Path(unfinished, folder.name).rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
 
 
 if __name__ == "__main__":
