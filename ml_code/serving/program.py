@@ -35,6 +35,8 @@ class Program:
     transform_fn: Function | None
     decode_fn: Function | None
     forward_fn: Function | None
+    at_hand: frozenset[str]
+    """Of input_fn and output_fn those that came with decode_fn and forward_fn, and so do little themselves."""
 
     def __init__(self, settings: Settings) -> None:
         """:raises ProgramError: when the program defines what excludes each other.
@@ -55,13 +57,16 @@ class Program:
         needed = {"model_fn"} if self.transform_fn else set(FOUR)
         # Not imported where nothing of it is needed: an older archive's packages may not be what it imports.
         default = module if needed <= own else _import(BESIDE / "inference.py", "serving_default_inference")
-        for name in FOUR:
-            source = module if name in own else default
+        sources = {name: module if name in own else default for name in FOUR}
+        for name, source in sources.items():
             setattr(self, name, _with_context(getattr(source, name, None), context))
         # Who has a predict_fn of his own means it to be called; in its parts only where it has them.
-        source = module if "predict_fn" in own else default
-        parts = [getattr(source, name, None) for name in BATCHED]
+        predicts = sources["predict_fn"]
+        parts = [getattr(predicts, name, None) for name in BATCHED]
         self.decode_fn, self.forward_fn = [None, None] if self.transform_fn or None in parts else parts
+        self.at_hand = frozenset(
+            name for name in ("input_fn", "output_fn") if self.decode_fn and sources[name] is predicts
+        )
 
 
 def load(settings: Settings) -> ModuleType:

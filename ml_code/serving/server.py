@@ -20,7 +20,6 @@ answered, and the process ends.
 | OMP_NUM_THREADS | the processors that the process may use | threads of all forward passes together |
 | SERVING_BACKENDS | int8,onnxruntime,openvino,eager | the fastest of these is used (backends.py) |
 | SERVING_MAX_BATCH | 8 | images of one forward pass |
-| SERVING_BATCH_DELAY_MS | 10 | longest wait for an image that is being decoded |
 | SERVING_MAX_WAITING | 128 | requests accepted and not answered; more get 503 and Retry-After |
 | SERVING_MAX_BODY_MB | 25 | SageMaker's own limit for a request |
 | SERVING_BODY_TIMEOUT_S | 30 | for a body to arrive |

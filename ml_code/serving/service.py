@@ -19,6 +19,8 @@ from serving.settings import Settings
 log = logging.getLogger("serving")
 
 LINES = "application/jsonlines"
+# What a program's input_fn may be given on the event loop: up to a millisecond of parsing.
+AT_HAND_BYTES = 256 * 1024
 
 
 class Answer(NamedTuple):
@@ -50,7 +52,7 @@ class Service:
         self._model = self._program.model_fn(str(settings.model_dir))
         log.info("program %s", self._program.file)
         self.backend, measured = "program", dict[str, float]()
-        # The program's functions, which may take as long as they like and are the only ones that may block.
+        # The program's functions, which may take as long as they like.
         self._pool = ThreadPoolExecutor(max(2, lanes.all_threads), thread_name_prefix="program")
         self._batcher: Batcher | None = None
         if (decode_fn := self._program.decode_fn) and (forward_fn := self._program.forward_fn):
@@ -60,7 +62,7 @@ class Service:
             batcher = self._batcher = Batcher(
                 lambda image: decode_fn(image, self._model),
                 lambda crops: forward_fn(crops, self._model),
-                lanes, settings.max_batch, settings.batch_delay_s, metrics.batch_images.observe,
+                lanes, settings.max_batch, metrics.batch_images.observe,
             )  # fmt: skip
             batcher.warm_up(crop)
         self.model_version: str = getattr(self._model, "manifest", {}).get("version", "")
@@ -95,7 +97,8 @@ class Service:
         if program.transform_fn:
             answer = await self._call(program.transform_fn, self._model, body, content_type, accept)
             return _answer(answer, accept)
-        data = await self._call(program.input_fn, body, content_type, bad_value=400)
+        small = "input_fn" in program.at_hand and len(body) <= AT_HAND_BYTES
+        data = await self._call(program.input_fn, body, content_type, bad_value=400, at_hand=small)
         if self._batcher:
             many = isinstance(data, list | tuple)
             try:
@@ -107,13 +110,19 @@ class Service:
             prediction = predictions if many else predictions[0]
         else:
             prediction = await self._call(program.predict_fn, data, self._model)
-        return _answer(await self._call(program.output_fn, prediction, accept), accept)
+        small = "output_fn" in program.at_hand and not isinstance(data, list | tuple)
+        return _answer(await self._call(program.output_fn, prediction, accept, at_hand=small), accept)
 
-    async def _call(self, function: Any, *arguments: Any, bad_value: int | None = None) -> Any:
-        """:param bad_value: the status that a ValueError without one stands for."""
-        loop = asyncio.get_running_loop()
+    async def _call(
+        self, function: Any, *arguments: Any, bad_value: int | None = None, at_hand: bool = False
+    ) -> Any:
+        """:param bad_value: the status that a ValueError without one stands for.
+        :param at_hand: whether it takes less than handing it to a thread does.
+        """
         try:
-            return await loop.run_in_executor(self._pool, function, *arguments)
+            if at_hand:
+                return function(*arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
         except Exception as error:
             raise _blamed(error, bad_value) from error
 

@@ -20,7 +20,6 @@ class Settings:
     default_accept: str = "application/json"
     backends: tuple[str, ...] = ("int8", "onnxruntime", "openvino", "eager")
     max_batch: int = 8
-    batch_delay_s: float = 0.01
     max_waiting: int = 128
     max_body: int = 25 * 1024 * 1024
     body_timeout_s: float = 30.0
@@ -59,7 +58,6 @@ class Settings:
             default_accept=environment.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT") or cls.default_accept,
             backends=backends,
             max_batch=int(number("SERVING_MAX_BATCH", cls.max_batch, 1)),
-            batch_delay_s=number("SERVING_BATCH_DELAY_MS", 1000 * cls.batch_delay_s, 0) / 1000,
             max_waiting=int(number("SERVING_MAX_WAITING", cls.max_waiting, 1)),
             max_body=int(number("SERVING_MAX_BODY_MB", cls.max_body / 2**20, 1) * 2**20),
             body_timeout_s=number("SERVING_BODY_TIMEOUT_S", cls.body_timeout_s, 1),

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +21,13 @@ class Recorder:
         """(images, threads) of each."""
         self.gate = threading.Event()
         self._decode_s = decode_s
+        self.awake = threading.Event()
+        self.decoding = 0
 
     def decode(self, image: Any) -> Tensor:
         if image == "slow":
-            time.sleep(self._decode_s)
+            self.decoding += 1
+            self.awake.wait(self._decode_s)
         if image == "bad":
             raise ValueError("it cannot be decoded")
         return torch.tensor([hash(image) % 1000])
@@ -40,9 +42,7 @@ def run(
     recorder: Recorder, lanes: Lanes, what: Callable[[Batcher], Awaitable[None]], **settings: Any
 ) -> None:
     async def main() -> None:
-        batcher = Batcher(
-            recorder.decode, recorder.forward, lanes, **{"max_batch": 4, "delay_s": 0.05} | settings
-        )
+        batcher = Batcher(recorder.decode, recorder.forward, lanes, **{"max_batch": 4} | settings)
         try:
             await what(batcher)
         finally:
@@ -102,23 +102,40 @@ def test_lanes_share_what_waits() -> None:
         recorder.gate.set()
         assert [task[0].value for task in await asyncio.gather(*tasks)] == list(range(8))
 
-    run(recorder, Lanes(2, 1, 2), many, delay_s=0.0)
+    run(recorder, Lanes(2, 1, 2), many)
     assert sum(images for images, _ in recorder.passes) == 8
     assert recorder.passes[-1][1] == 1, "a pass among others has its lane's threads"
 
 
-@pytest.mark.parametrize(("delay_s", "passes"), [(5.0, [2]), (0.0, [1, 1])])
-def test_a_pass_waits_for_an_image_that_is_being_decoded_up_to_the_delay(
-    delay_s: float, passes: list[int]
-) -> None:
-    recorder = Recorder(decode_s=0.3)
+def test_an_image_waits_for_none_but_those_of_its_own_pass() -> None:
+    recorder = Recorder(decode_s=60.0)
     recorder.gate.set()
 
     async def two(batcher: Batcher) -> None:
-        await asyncio.gather(batcher.predict(["slow"]), batcher.predict(["quick"]))
+        slow = asyncio.create_task(batcher.predict(["slow"]))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            for _ in range(3):
+                await batcher.predict(["quick"])
+        recorder.awake.set()
+        await slow
 
-    run(recorder, Lanes(1, 2, 2), two, delay_s=delay_s)
-    assert [images for images, _ in recorder.passes] == passes
+    run(recorder, Lanes(2, 1, 2), two)
+    assert recorder.passes == [(1, 1)] * 3 + [(1, 2)]
+
+
+def test_a_pass_of_many_threads_decodes_as_many_images_at_once() -> None:
+    recorder = Recorder(decode_s=60.0)
+    recorder.gate.set()
+
+    async def four(batcher: Batcher) -> None:
+        task = asyncio.create_task(batcher.predict(["slow"] * 4))
+        await until(lambda: recorder.decoding == 2)
+        recorder.awake.set()
+        assert len(await task) == 4
+
+    run(recorder, Lanes(1, 2, 2), four)
+    assert recorder.passes == [(4, 2)]
 
 
 def test_an_image_that_fails_holds_up_nobody() -> None:
@@ -135,26 +152,29 @@ def test_an_image_that_fails_holds_up_nobody() -> None:
         with pytest.raises(ValueError, match=r"^instance 5: it cannot be decoded"):
             await batcher.predict([*range(5), "bad", "good"])
 
-    run(recorder, Lanes(1, 2, 2), two, delay_s=60.0)
+    run(recorder, Lanes(1, 2, 2), two)
 
 
 def test_what_forward_raises_reaches_everybody_in_the_batch_and_nobody_else() -> None:
     recorder = Recorder()
 
     def forward(crops: Tensor) -> list[Any]:
+        recorder.gate.wait()
         if 1 in crops:
             raise RuntimeError("no answer")
         return [SimpleNamespace(timings_ms={}) for _ in crops]
 
-    async def three(batcher: Batcher) -> None:
-        outcomes = await asyncio.gather(
-            *(batcher.predict([image]) for image in (1, 2)), return_exceptions=True
-        )
-        assert [str(outcome) for outcome in outcomes] == ["no answer", "no answer"]
+    async def four(batcher: Batcher) -> None:
+        tasks = [asyncio.create_task(batcher.predict([image])) for image in (0, 1, 2)]
+        await asyncio.sleep(0)
+        recorder.gate.set()
+        first, *others = await asyncio.gather(*tasks, return_exceptions=True)
+        assert len(first) == 1
+        assert [str(outcome) for outcome in others] == ["no answer", "no answer"]
         assert len(await batcher.predict([3])) == 1
 
     recorder.forward = forward  # type: ignore[method-assign]
-    run(recorder, Lanes(1, 1, 1), three, delay_s=5.0)
+    run(recorder, Lanes(1, 1, 1), four)
 
 
 def test_too_few_predictions_are_an_error() -> None:

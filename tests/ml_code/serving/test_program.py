@@ -138,6 +138,45 @@ def input_fn(body, content_type):
         assert (status, json.loads(body)["label"]) == (200, "7")
 
 
+def test_an_input_fn_of_ones_own_may_wait(
+    settings: Callable[..., Settings], trained: TrainedModel, digits: Path
+) -> None:
+    """Only what came with decode_fn and forward_fn is called where all requests are taken."""
+    program = """
+import asyncio
+
+def on_the_loop():
+    try:
+        return bool(asyncio.get_running_loop())
+    except RuntimeError:
+        return False
+
+def input_fn(body, content_type):
+    assert not on_the_loop()
+    return body
+
+def output_fn(prediction, accept):
+    return f"on the loop: {on_the_loop()}"
+"""
+    with served(settings(program, trained.model)) as ask:
+        status, _, body = ask((digits / "test/7/001.jpg").read_bytes(), "image/jpeg")
+        assert (status, body) == (200, b"on the loop: False")
+
+
+@pytest.mark.parametrize(
+    ("own", "at_hand"),
+    [
+        ("", {"input_fn", "output_fn"}),
+        ("from inference import decode_fn, forward_fn, output_fn, predict_fn", {"output_fn"}),
+        ("from inference import predict_fn", set()),
+    ],
+)
+def test_what_came_with_the_batched_functions_does_little(
+    settings: Callable[..., Settings], own: str, at_hand: set[str]
+) -> None:
+    assert Program(settings(own)).at_hand == at_hand
+
+
 def test_answers_that_are_none_are_the_models_fault(
     settings: Callable[..., Settings], trained: TrainedModel, digits: Path
 ) -> None:
@@ -180,9 +219,9 @@ def test_a_program_that_is_missing_is_named(tmp_path: Path) -> None:
         ),
         ("SERVING_MAX_BATCH", "0", "SERVING_MAX_BATCH has to be a number of at least 1: got '0'"),
         (
-            "SERVING_BATCH_DELAY_MS",
+            "SERVING_DRAIN_S",
             "nan",
-            "SERVING_BATCH_DELAY_MS has to be a number of at least 0: got 'nan'",
+            "SERVING_DRAIN_S has to be a number of at least 0: got 'nan'",
         ),
         ("SERVING_BACKENDS", "onnx", "SERVING_BACKENDS has to be some of int8, onnxruntime, "),
     ],
