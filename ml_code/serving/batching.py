@@ -43,6 +43,7 @@ class Lanes:
 class _Waiting:
     image: Any
     outcome: "asyncio.Future[Any]"
+    """A prediction, or an error: as a result either way, since a future takes not every exception as one."""
     since: float
 
 
@@ -75,7 +76,7 @@ class Batcher:
         predictions: list[Any] = []
         for first in range(0, len(images), self._max_batch):
             some = images[first : first + self._max_batch]
-            outcomes = await asyncio.gather(*self._enter(some), return_exceptions=True)
+            outcomes = await asyncio.gather(*self._enter(some))
             for number, outcome in enumerate(outcomes, first):
                 if isinstance(outcome, ValueError) and len(images) > 1:
                     raise type(outcome)(f"instance {number}: {outcome}") from outcome
@@ -124,17 +125,11 @@ class Batcher:
 
     async def _pass(self, batch: list[_Waiting], threads: int) -> None:
         loop = asyncio.get_running_loop()
-        try:
-            outcomes = await loop.run_in_executor(self._passes, self._outcomes, batch, threads)
-        finally:
-            self._running -= 1
-            self._start()
+        outcomes = await loop.run_in_executor(self._passes, self._outcomes, batch, threads)
+        self._running -= 1
+        self._start()
         for one, outcome in zip(batch, outcomes, strict=True):
-            if one.outcome.done():  # who asked has gone
-                continue
-            if isinstance(outcome, Exception):
-                one.outcome.set_exception(outcome)
-            else:
+            if not one.outcome.done():  # else who asked has gone
                 one.outcome.set_result(outcome)
 
     # In a lane's thread
@@ -146,14 +141,14 @@ class Batcher:
         at_once = threads > 1 and len(images) > 1
         decoded = list((self._decoders.map if at_once else map)(self._decoded, images))
         outcomes: list[Any] = [crop for crop, _ in decoded]
-        good = [number for number, crop in enumerate(outcomes) if isinstance(crop, Tensor)]
+        good = [number for number, crop in enumerate(outcomes) if not isinstance(crop, BaseException)]
         if not good:
             return outcomes
         self._observe(len(good))
         began = time.perf_counter()
         try:
             predictions = self._forward_with([outcomes[number] for number in good], threads)
-        except Exception as error:
+        except BaseException as error:  # nobody who waits may be forgotten
             predictions = [error] * len(good)
         else:
             forward_ms = 1000 * (time.perf_counter() - began)
@@ -167,12 +162,12 @@ class Batcher:
             outcomes[number] = prediction
         return outcomes
 
-    def _decoded(self, image: Any) -> tuple[Tensor | Exception, float]:
+    def _decoded(self, image: Any) -> tuple[Tensor | BaseException, float]:
         """The crop, or why there is none; and the milliseconds."""
         started = time.perf_counter()
         try:
-            crop: Tensor | Exception = self._decode(image)
-        except Exception as error:
+            crop: Tensor | BaseException = self._decode(image)
+        except BaseException as error:
             crop = error
         return crop, 1000 * (time.perf_counter() - started)
 

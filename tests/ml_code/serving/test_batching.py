@@ -177,6 +177,25 @@ def test_what_forward_raises_reaches_everybody_in_the_batch_and_nobody_else() ->
     run(recorder, Lanes(1, 1, 1), four)
 
 
+@pytest.mark.parametrize(
+    "error", [StopIteration("none left"), SystemExit("enough"), MemoryError("too large")]
+)
+def test_nobody_waits_for_an_answer_that_will_not_come(error: BaseException) -> None:
+    def fail(what: Any) -> Any:
+        raise error
+
+    async def two(batcher: Batcher) -> None:
+        async with asyncio.timeout(10):
+            for _ in range(2):
+                with pytest.raises((type(error), RuntimeError)):
+                    await batcher.predict([1])
+
+    for name in ("forward", "decode"):
+        recorder = Recorder()
+        setattr(recorder, name, fail)
+        run(recorder, Lanes(1, 1, 1), two)
+
+
 def test_too_few_predictions_are_an_error() -> None:
     recorder = Recorder()
     recorder.forward = lambda crops: []  # type: ignore[method-assign]
