@@ -12,8 +12,10 @@ It ends with the verdict and writes the same as var/demo/summary.json. Exit stat
 
 import argparse
 import json
+import mimetypes
 import os
 import re
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -254,9 +256,16 @@ def report(stack: Stack, summary: dict[str, Any], log: Path) -> bool:
         answer = summary["prediction"]
         given = f"{answer['label']} ({answer['probability']:.3f}) to {answer['image']}"
         print(f"               answers {given}, truth {answer['truth']}")
-        print(
-            f"               curl --data-binary @{answer['image']} -H 'Content-Type: image/jpeg' {endpoint['url']}"
-        )
+        kind = mimetypes.guess_type(answer["image"])[0] or "application/octet-stream"
+        command = [
+            "curl",
+            "--data-binary",
+            f"@{answer['image']}",
+            "-H",
+            f"Content-Type: {kind}",
+            endpoint["url"],
+        ]
+        print(f"               {shlex.join(command)}")
     print(f"Report         {summary['report']}")
     print(
         "Web UI         make up shows this run, its report and the form for the next; make down stops everything"

@@ -3,8 +3,10 @@
 import base64
 import io
 import json
+import shlex
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -379,7 +381,7 @@ def test_a_transform_job_over_lines_of_many_images_answers_as_the_report(deploye
 
 def shapes(folder: Path) -> None:
     """Three classes of JPEG and PNG files of different sizes, modes and colours."""
-    for split, count in (("train", 24), ("val", 8), ("test", 8)):
+    for split, count in (("train", 24), ("val", 40), ("test", 8)):
         for kind in ("disc", "square", "stripes"):
             (folder / split / kind).mkdir(parents=True)
             for n in range(count):
@@ -410,11 +412,19 @@ dataset:
   max_unreadable: 0.02
 model: {{weights: none, image_size: 64}}
 tuning: {{max_jobs: 2, batch_size: [16, 32], epochs: {{min: 5, max: 10}}}}
+assess: {{int8_max_accuracy_loss: 0.05}}
 """
     assert len(text.splitlines()) <= 10
     (stack.dags / "pipelines" / "shapes.yaml").write_text(text)
-    assert demo("shapes").returncode == 0
+    done = demo("shapes")
+    assert done.returncode == 0
     told = summary(stack)
+    (command,) = (line for line in done.stdout.splitlines() if line.lstrip().startswith("curl "))
+    _, _, file, _, header, url = shlex.split(command)
+    body, (name, kind) = (REPOSITORY / file.removeprefix("@")).read_bytes(), header.split(": ")
+    assert kind == ("image/png" if file.endswith(".png") else "image/jpeg")
+    with urllib.request.urlopen(urllib.request.Request(url, body, {name: kind})) as answer:
+        assert json.load(answer)["label"] == told["prediction"]["label"]
     assert told["metrics"]["accuracy"] > 0.8
     assert {entry["class"] for entry in told["metrics"]["per_class"]} == {"disc", "square", "stripes"}
     assert told["prediction"]["truth"] in {"disc", "square", "stripes"}
@@ -425,6 +435,17 @@ tuning: {{max_jobs: 2, batch_size: [16, 32], epochs: {{min: 5, max: 10}}}}
     assert report["dataset"]["ignored"]["examples"][0]["file"] == "train/disc/Thumbs.db"
     # The pictures of a number are drawn alike in every split.
     assert report["dataset"]["duplicates"]["count"] > 10
+
+    # The quantised network was within its bound, so it is what was tested, deployed, and verified by what it answers.
+    assert report["int8"]["accepted"], report["int8"]
+    cloud = stack.cloud()
+    sagemaker = cloud.client("sagemaker")
+    (model,) = sagemaker.list_models(NameContains="shapes")["Models"]
+    container = sagemaker.describe_model(ModelName=model["ModelName"])["PrimaryContainer"]
+    assert container["ModelDataUrl"].endswith("/assess/" + report["int8"]["archive"])
+    group = f"/aws/sagemaker/Endpoints/{told['endpoint']['name']}"
+    logged = cloud.client("logs").filter_log_events(logGroupName=group)["events"]
+    assert any(event["message"].endswith("by int8") for event in logged), logged
 
 
 @pytest.mark.parametrize(
