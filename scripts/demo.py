@@ -26,7 +26,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from scripts.local_stack import BUCKET, REPOSITORY, Cloud, Stack, StackError, airflow_command, make_digits
+from scripts.local_stack import (
+    BUCKET,
+    DIGITS,
+    REPOSITORY,
+    Cloud,
+    Stack,
+    StackError,
+    airflow_command,
+    make_digits,
+)
 
 STARTED = time.monotonic()
 SECONDS_BETWEEN_LINES = 5
@@ -68,8 +77,10 @@ class Run:
 
 def demo(stack: Stack, pipeline: str, conf: dict[str, Any]) -> bool:
     """Run the loop once; True when the new model serves."""
-    say("the dataset: scikit-learn's handwritten digits as image files")
-    make_digits()
+    file = stack.dags / f"pipelines/{pipeline}.yaml"
+    if file.is_file() and DIGITS in file.read_text():
+        say("the dataset: scikit-learn's handwritten digits as image files")
+        make_digits()
     say("the local cloud")
     cloud = stack.cloud()
     say(f"SageMaker's API at {cloud.sagemaker}, S3 and the rest at {cloud.aws}")

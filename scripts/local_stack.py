@@ -29,6 +29,7 @@ from scripts.policies import ROLE as ROLE
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUCKET = "evergreen"
 REGION = "us-east-1"
+DIGITS = "var/data/digits"
 MARK = "EVERGREEN_STACK"
 
 
@@ -340,7 +341,7 @@ class SuppressCode:
 
 def make_digits() -> Path:
     """The demo's dataset, written once."""
-    folder = REPOSITORY / "var/data/digits"
+    folder = REPOSITORY / DIGITS
     if not folder.exists():
         subprocess.run(
             [REPOSITORY / "var/venv/ml/bin/python", "-m", "scripts.digits", folder],

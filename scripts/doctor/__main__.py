@@ -46,7 +46,7 @@ def examine(
     yield Finding("credentials", "ok", f"{caller['Arn']}")
     if region is None:
         yield Finding(
-            "region", "fix", "no region is set: AWS_REGION, or region_name in the connection's extra"
+            "region", "fix", "no region is set: AWS_DEFAULT_REGION, or region_name in the connection's extra"
         )
         return
     yield Finding("region", "ok", region)
