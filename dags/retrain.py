@@ -74,7 +74,7 @@ def retrain_dag(file: Path) -> None:
             task_id="approve", subject=f"Deploy the new {name} model?", body=tasks.APPROVAL_BODY
         )
 
-        with TaskGroup("deploy") as deploy:
+        with TaskGroup("deploy", default_args={"pool": settings.pool}) as deploy:
             model = ModelOperator(task_id="model", inputs=decided, trigger_rule=AFTER_A_BRANCH)
             endpoint_config = EndpointConfigOperator(
                 task_id="endpoint_config", inputs={"model_name": "deploy.model", "assessment": "assess"}
@@ -83,6 +83,7 @@ def retrain_dag(file: Path) -> None:
             chain(model, endpoint_config, EndpointOperator(task_id="endpoint", inputs=serving))
         verify = VerifyEndpointOperator(
             task_id="verify",
+            pool=settings.pool,
             inputs=serving,
             on_success_callback=settings.tell["promoted"],
         )

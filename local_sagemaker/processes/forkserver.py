@@ -148,7 +148,10 @@ def finish(code: int) -> None:
     # The frozen objects, those of the warm modules, are not among these.
     for item in gc.get_objects():
         # By type: isinstance asks objects for their class, and a proxy asks what may be gone.
-        if issubclass(type(item), (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)) and not item.closed:
+        if (
+            issubclass(type(item), (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom))
+            and not item.closed
+        ):
             with contextlib.suppress(OSError, ValueError):  # a pipe whose reader has gone
                 item.flush()
     for stream in (sys.stdout, sys.stderr):

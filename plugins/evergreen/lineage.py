@@ -8,7 +8,7 @@ from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from evergreen.plan import Plan
 
 # Of a pipeline's settings these change no model.
-WORDS = frozenset({"description", "schedule", "tags", "notify", "monitor"})
+WORDS = frozenset({"description", "schedule", "tags", "pool", "notify", "monitor"})
 
 
 def build(

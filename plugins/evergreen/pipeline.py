@@ -34,6 +34,8 @@ class DagSettings:
     tell: dict[notifications.Event, notifications.Callback | None]
     # Airflow's, of a run that overstays.
     deadline: DeadlineAlert | None
+    # Of the tasks that change the endpoint.
+    pool: str = "default_pool"
     # What the pipeline file says of its monitor; None where there is none, or the file is broken.
     monitor: Monitor | None = None
 
@@ -105,5 +107,6 @@ def load(file: Path) -> DagSettings:
         doc_md=f"{pipeline.description}\n\n```yaml\n{file.read_text()}\n```",
         tell=tell,
         deadline=deadlines.alert(pipeline.notify, file.stem),
+        pool=pipeline.pool,
         monitor=pipeline.monitor,
     )

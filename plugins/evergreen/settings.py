@@ -413,6 +413,14 @@ class Pipeline(Settings):
     description: str = ""
     schedule: Annotated[Schedule, BeforeValidator(as_schedule)] | None = None
     tags: list[str] = Field(default=[])
+    pool: str = Field(
+        default="default_pool",
+        description="Airflow's pool of the tasks that change the endpoint. Pipelines that share one of a single slot, "
+        "deferred tasks included, are deployed one after another. Make it first: a task whose pool is missing "
+        "waits for ever.",
+        min_length=1,
+        max_length=256,
+    )
     dataset: Dataset
     model: Model = Model()
     tuning: Tuning = Tuning()

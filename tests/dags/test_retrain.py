@@ -61,6 +61,17 @@ def test_the_graph_is_the_designs() -> None:
     assert dag.max_active_runs == 1
 
 
+def test_what_changes_the_endpoint_is_in_the_pipelines_pool(tmp_path: Path) -> None:
+    dags = Path(shutil.copytree(DAGS, tmp_path / "dags"))
+    with (dags / "pipelines/digits.yaml").open("a") as file:
+        file.write("pool: endpoints\n")
+    dag = bag(dags / "retrain.py").dags["retrain_digits"]
+    pools = {task_id: dag.get_task(task_id).pool for task_id in dag.task_ids}
+    changing = {"deploy.model", "deploy.endpoint_config", "deploy.endpoint", "verify"}
+    assert {task_id for task_id, pool in pools.items() if pool == "endpoints"} == changing
+    assert {pools[task_id] for task_id in pools.keys() - changing} == {"default_pool"}
+
+
 def test_the_dags_serialize() -> None:
     for dag in bag(DAGS).dags.values():
         DagSerialization.to_dict(dag)
