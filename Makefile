@@ -76,6 +76,8 @@ test: check $(VENV)/toolkit/.installed
 	@$(MAKE) --no-print-directory --jobs 4 test-cloud test-ml test-demo test-airflow
 	$(AIRFLOW) -m pytest tests/end_to_end/test_permissions.py
 
+test-cloud test-ml test-demo test-airflow: $(ENVIRONMENTS)
+
 test-cloud:
 	$(CLOUD) -m pytest tests/local_sagemaker
 	$(AIRFLOW) -m pytest tests/plugins tests/dags tests/scripts tests/docs
