@@ -10,7 +10,7 @@ A server that gathers requests into batches calls in place of predict_fn
     decode_fn(image, model) -> crop           in parallel
     forward_fn(crops, model) -> predictions   for images of many requests
 
-and input_fn for a small body and output_fn for one prediction without a thread of their own: they must not wait.
+and output_fn, for one prediction, without a thread of its own: it must not wait.
 
 Nothing is fetched: a body is an image, never the address of one. What is the caller's fault is raised with `status`, an
 HTTP status of 4xx; in AWS's inference image as its toolkit's error, since the toolkit answers 500 to any other.

@@ -125,9 +125,11 @@ class Batcher:
 
     async def _pass(self, batch: list[_Waiting], threads: int) -> None:
         loop = asyncio.get_running_loop()
-        outcomes = await loop.run_in_executor(self._passes, self._outcomes, batch, threads)
-        self._running -= 1
-        self._start()
+        try:
+            outcomes = await loop.run_in_executor(self._passes, self._outcomes, batch, threads)
+        finally:
+            self._running -= 1
+            self._start()
         for one, outcome in zip(batch, outcomes, strict=True):
             if not one.outcome.done():  # else who asked has gone
                 one.outcome.set_result(outcome)
@@ -148,9 +150,6 @@ class Batcher:
         began = time.perf_counter()
         try:
             predictions = self._forward_with([outcomes[number] for number in good], threads)
-        except BaseException as error:  # nobody who waits may be forgotten
-            predictions = [error] * len(good)
-        else:
             forward_ms = 1000 * (time.perf_counter() - began)
             for number, prediction in zip(good, predictions, strict=True):
                 prediction.timings_ms = {
@@ -158,6 +157,8 @@ class Batcher:
                     "decode": round(decoded[number][1], 3),
                     "forward": round(forward_ms, 3),
                 }
+        except BaseException as error:  # nobody who waits may be forgotten
+            predictions = [error] * len(good)
         for number, prediction in zip(good, predictions, strict=True):
             outcomes[number] = prediction
         return outcomes

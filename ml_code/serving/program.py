@@ -35,8 +35,8 @@ class Program:
     transform_fn: Function | None
     decode_fn: Function | None
     forward_fn: Function | None
-    at_hand: frozenset[str]
-    """Of input_fn and output_fn those that came with decode_fn and forward_fn, and so do little themselves."""
+    writes_at_once: bool
+    """Whether output_fn came with decode_fn and forward_fn, and so does not wait."""
 
     def __init__(self, settings: Settings) -> None:
         """:raises ProgramError: when the program defines what excludes each other.
@@ -64,9 +64,7 @@ class Program:
         predicts = sources["predict_fn"]
         parts = [getattr(predicts, name, None) for name in BATCHED]
         self.decode_fn, self.forward_fn = [None, None] if self.transform_fn or None in parts else parts
-        self.at_hand = frozenset(
-            name for name in ("input_fn", "output_fn") if self.decode_fn and sources[name] is predicts
-        )
+        self.writes_at_once = self.decode_fn is not None and sources["output_fn"] is predicts
 
 
 def load(settings: Settings) -> ModuleType:

@@ -19,8 +19,6 @@ from serving.settings import Settings
 log = logging.getLogger("serving")
 
 LINES = "application/jsonlines"
-# What a program's input_fn may be given on the event loop: up to a millisecond of parsing.
-AT_HAND_BYTES = 256 * 1024
 
 
 class Answer(NamedTuple):
@@ -97,8 +95,7 @@ class Service:
         if program.transform_fn:
             answer = await self._call(program.transform_fn, self._model, body, content_type, accept)
             return _answer(answer, accept)
-        small = "input_fn" in program.at_hand and len(body) <= AT_HAND_BYTES
-        data = await self._call(program.input_fn, body, content_type, bad_value=400, at_hand=small)
+        data = await self._call(program.input_fn, body, content_type, bad_value=400)
         if self._batcher:
             many = isinstance(data, list | tuple)
             try:
@@ -110,19 +107,19 @@ class Service:
             prediction = predictions if many else predictions[0]
         else:
             prediction = await self._call(program.predict_fn, data, self._model)
-        small = "output_fn" in program.at_hand and not isinstance(data, list | tuple)
-        return _answer(await self._call(program.output_fn, prediction, accept, at_hand=small), accept)
+        if program.writes_at_once and not isinstance(data, list | tuple):
+            # 0.1 ms, which is less than handing it to a thread. input_fn stays there: a body decides what it takes.
+            try:
+                return _answer(program.output_fn(prediction, accept), accept)
+            except Exception as error:
+                raise _blamed(error) from error
+        return _answer(await self._call(program.output_fn, prediction, accept), accept)
 
-    async def _call(
-        self, function: Any, *arguments: Any, bad_value: int | None = None, at_hand: bool = False
-    ) -> Any:
-        """:param bad_value: the status that a ValueError without one stands for.
-        :param at_hand: whether it takes less than handing it to a thread does.
-        """
+    async def _call(self, function: Any, *arguments: Any, bad_value: int | None = None) -> Any:
+        """:param bad_value: the status that a ValueError without one stands for."""
+        loop = asyncio.get_running_loop()
         try:
-            if at_hand:
-                return function(*arguments)
-            return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+            return await loop.run_in_executor(self._pool, function, *arguments)
         except Exception as error:
             raise _blamed(error, bad_value) from error
 

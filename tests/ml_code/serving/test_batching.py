@@ -16,18 +16,18 @@ from serving.batching import Batcher, Lanes
 class Recorder:
     """decode_fn and forward_fn that note what they are called with; a pass waits until it is let go."""
 
-    def __init__(self, decode_s: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.passes: list[tuple[int, int]] = []
         """(images, threads) of each."""
         self.gate = threading.Event()
-        self._decode_s = decode_s
         self.awake = threading.Event()
-        self.decoding = 0
+        """When it is set, images that are slow are decoded."""
+        self.slow: list[Any] = []
 
     def decode(self, image: Any) -> Tensor:
         if image == "slow":
-            self.decoding += 1
-            self.awake.wait(self._decode_s)
+            self.slow.append(image)
+            self.awake.wait(60)
         if image == "bad":
             raise ValueError("it cannot be decoded")
         return torch.tensor([hash(image) % 1000])
@@ -108,7 +108,7 @@ def test_lanes_share_what_waits() -> None:
 
 
 def test_an_image_waits_for_none_but_those_of_its_own_pass() -> None:
-    recorder = Recorder(decode_s=60.0)
+    recorder = Recorder()
     recorder.gate.set()
 
     async def two(batcher: Batcher) -> None:
@@ -125,12 +125,12 @@ def test_an_image_waits_for_none_but_those_of_its_own_pass() -> None:
 
 
 def test_a_pass_of_many_threads_decodes_as_many_images_at_once() -> None:
-    recorder = Recorder(decode_s=60.0)
+    recorder = Recorder()
     recorder.gate.set()
 
     async def four(batcher: Batcher) -> None:
         task = asyncio.create_task(batcher.predict(["slow"] * 4))
-        await until(lambda: recorder.decoding == 2)
+        await until(lambda: len(recorder.slow) == 2)
         recorder.awake.set()
         assert len(await task) == 4
 
@@ -194,6 +194,22 @@ def test_nobody_waits_for_an_answer_that_will_not_come(error: BaseException) -> 
         recorder = Recorder()
         setattr(recorder, name, fail)
         run(recorder, Lanes(1, 1, 1), two)
+
+
+def test_what_is_no_prediction_is_an_error_of_its_own_pass() -> None:
+    recorder = Recorder()
+    recorder.gate.set()
+    forward = recorder.forward
+    recorder.forward = lambda crops: [float(crop) for crop in crops]  # type: ignore[method-assign]
+
+    async def two(batcher: Batcher) -> None:
+        async with asyncio.timeout(10):
+            with pytest.raises(AttributeError, match="timings_ms"):
+                await batcher.predict([1])
+            batcher._forward = forward
+            assert len(await batcher.predict([2])) == 1
+
+    run(recorder, Lanes(1, 1, 1), two)
 
 
 def test_too_few_predictions_are_an_error() -> None:

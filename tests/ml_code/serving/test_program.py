@@ -141,7 +141,7 @@ def input_fn(body, content_type):
 def test_an_input_fn_of_ones_own_may_wait(
     settings: Callable[..., Settings], trained: TrainedModel, digits: Path
 ) -> None:
-    """Only what came with decode_fn and forward_fn is called where all requests are taken."""
+    """Only an output_fn that came with decode_fn and forward_fn is called where all requests are taken."""
     program = """
 import asyncio
 
@@ -164,17 +164,19 @@ def output_fn(prediction, accept):
 
 
 @pytest.mark.parametrize(
-    ("own", "at_hand"),
+    ("own", "at_once"),
     [
-        ("", {"input_fn", "output_fn"}),
-        ("from inference import decode_fn, forward_fn, output_fn, predict_fn", {"output_fn"}),
-        ("from inference import predict_fn", set()),
+        ("", True),
+        ("from inference import decode_fn, forward_fn, output_fn, predict_fn", True),
+        ("from inference import decode_fn, forward_fn, predict_fn", False),
+        ("from inference import output_fn", False),
+        ("from inference import predict_fn", False),
     ],
 )
-def test_what_came_with_the_batched_functions_does_little(
-    settings: Callable[..., Settings], own: str, at_hand: set[str]
+def test_an_output_fn_that_came_with_the_batched_functions_writes_at_once(
+    settings: Callable[..., Settings], own: str, at_once: bool
 ) -> None:
-    assert Program(settings(own)).at_hand == at_hand
+    assert Program(settings(own)).writes_at_once is at_once
 
 
 def test_answers_that_are_none_are_the_models_fault(
