@@ -43,4 +43,4 @@ if __name__ == "__main__":
     target = Path(sys.argv[1])
     target.parent.mkdir(parents=True, exist_ok=True)
     write(target)
-    print(f"wrote {sum(1 for _ in target.rglob('*.jpg'))} images to {target}")
+    print(f"{sum(1 for _ in target.rglob('*.jpg'))} images in {target}")

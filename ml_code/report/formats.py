@@ -24,13 +24,14 @@ def points(share: float | None) -> str:
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """A number with `digits` significant digits; other values as they are."""
+    """A number with `digits` significant digits, whole where it has more before the point; other values as they are."""
     if value is None:
         return _DASH
     if isinstance(value, bool | str) or not isinstance(value, int | float):
         return str(value)
-    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 10**6):
-        return f"{int(value):,}".replace("-", "\u2212")
+    whole = float(value).is_integer() or abs(value) >= 10**digits
+    if isinstance(value, int) or (whole and abs(value) < 10**6):
+        return f"{round(value):,}".replace("-", "\u2212")
     return f"{value:.{digits}g}".replace("-", "\u2212")
 
 
