@@ -7,6 +7,7 @@ boto3 parses a date for each object with dateutil, which takes longer than all e
 import hashlib
 import re
 import threading
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from urllib.parse import unquote_plus
 PAGE_SIZE = 5_000
 # With a star for s3 it comes before boto3's own handler, which parses the answer to see whether it is an error.
 BEFORE_PARSING = "before-parse.*.ListObjectsV2"
+# Pages that are fetched before they are asked for.
+AHEAD = 4
 # What a request may take until it is on its way.
 REQUEST_S = 0.2
 
@@ -95,7 +98,7 @@ class Ahead:
             on_its_way.set()
 
         client.meta.events.register("before-send.s3.ListObjectsV2", tell)
-        self._coming = self._pool.submit(next, source, None)
+        self._coming = deque(self._pool.submit(next, source, None) for _ in range(AHEAD))
         on_its_way.wait(REQUEST_S)
         client.meta.events.unregister("before-send.s3.ListObjectsV2", tell)
 
@@ -103,12 +106,12 @@ class Ahead:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
         self._source.close()
 
     def __iter__(self) -> Iterator[Page]:
-        while (page := self._coming.result()) is not None:
-            self._coming = self._pool.submit(next, self._source, None)
+        while (page := self._coming.popleft().result()) is not None:
+            self._coming.append(self._pool.submit(next, self._source, None))
             yield page
 
 
