@@ -3,20 +3,23 @@
 import base64
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import monitor
+import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 from data import captured
 from model.artifact import LoadedModel, load_model
 from report.document import write_json
-from report.drift import Snapshot
-from report.sample import look
+from report.drift import Snapshot, drift
+from report.drift_page import charts
+from report.sample import Sample, look
 from tests.ml_code.conftest import TrainedModel
 from tests.ml_code.test_splits import files
 
@@ -72,6 +75,32 @@ def looked(serving: Path, tmp_path: Path, capture: Path, minimum: int = 100) -> 
     monitor.main([*arguments, "--minimum-images", str(minimum)])
     document: dict[str, Any] = json.loads((tmp_path / "out/drift.json").read_text())
     return document
+
+
+def sample(predicted: list[int]) -> Sample:
+    rng = np.random.default_rng(0)
+    count = len(predicted)
+    return Sample(
+        files=[f"{number}.jpg" for number in range(count)],
+        brightness=rng.random(count),
+        contrast=rng.random(count),
+        pixels=np.full(count, 64.0),
+        thumbnails=np.zeros((count, 1024), np.float32),
+        embeddings=rng.normal(size=(count, 4)).astype(np.float32),
+        predicted=np.array(predicted),
+    )
+
+
+def test_the_page_names_the_classes_that_part_most() -> None:
+    classes = [f"breed {number:02}" for number in range(30)]
+    classes[7] = "soft coated wheaten terrier"
+    trained, asked = sample([*range(30)] * 10), sample([*range(30)] * 5 + [7] * 150)
+    snapshot = Snapshot.of(trained, classes)
+    drawn = {chart.title: chart for chart in charts(drift(snapshot, asked), snapshot, asked)}
+    chart = drawn["Prediction"]
+    assert chart.sentence.endswith("they part. Drawn are the 10 of 30 classes that part most.")
+    assert "soft coated wheaten t…" in str(chart.svg)
+    assert len(set(re.findall(r"breed \d\d", str(chart.svg)))) == 9
 
 
 def drifted(document: dict[str, Any]) -> set[str]:
