@@ -4,20 +4,17 @@ It needs an S3 client of boto3 or botocore and nothing of Airflow. What is in S3
 request for each object; what was sent is therefore known to the next try too, wherever this one was killed.
 """
 
-import gzip
 import hashlib
 import itertools
-import json
 import logging
 import os
-import tempfile
 import time
 from base64 import b64encode
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -27,6 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from evergreen import dataset, listing
 from evergreen.dataset import DatasetError, SyncError
+from evergreen.dataset_versions import MISSING, DatasetVersions, code
 from evergreen.manifest import BATCH, Amount, File, Last, Manifest
 from evergreen.progress import Progress, mib
 
@@ -91,6 +89,7 @@ class Sync:
         if isinstance(source, str):
             self._source_bucket, self._source_prefix = _s3_place(source)
             self._refuse_overlap(source)
+        self._versions = DatasetVersions(client, bucket, root, self._upload, self._arguments)
         self._closing = ExitStack()
         self.manifest = self._closing.enter_context(Manifest(facts))
 
@@ -103,11 +102,6 @@ class Sync:
     @property
     def uri(self) -> str:
         return f"s3://{self._bucket}/{self._root}/dataset"
-
-    @property
-    def _document(self) -> str:
-        """Key of what is written last of a version: where it is, the rest is."""
-        return f"{self._root}/dataset-versions/{self.found['version']}/dataset.json"
 
     def look(self) -> dict[str, Any]:
         """Look at all of the dataset; returns what `Manifest.found` says of it. Sends nothing.
@@ -122,7 +116,7 @@ class Sync:
             self.found = self._last.found
             # While the listing comes; `publish` will ask.
             pool = self._closing.enter_context(ThreadPoolExecutor(1))
-            self._published = pool.submit(self._exists, self._document)
+            self._published = pool.submit(self._versions.exists, self.found["version"])
         else:
             self._fill()
         return self.found
@@ -179,7 +173,10 @@ class Sync:
         changed = self.manifest.compare(objects())
         self._listing = hashed.hexdigest()
         if changed.files and self.manifest.unexplained():
-            self._read_published()
+            # On a new worker: which ETag stands for which content, as the last sync wrote it down.
+            with _one_sentence(f"what was published of {self.uri}/ cannot be read"):
+                for entries in self._versions.latest_entries():
+                    self.manifest.sent(entries)
             changed = self.manifest.compare_again()
         return changed
 
@@ -233,24 +230,14 @@ class Sync:
 
         :param anew: write it although it is there, since the objects' ETags are others now.
         """
-        version, counts = str(self.found["version"]), self.found["counts"]
-        document = self._document
-        base = document.rpartition("/")[0]
-        with _one_sentence(f"s3://{self._bucket}/{base}/ cannot be written"):
-            there = self._published.result() if self._last else self._exists(document)
+        version = self.found["version"]
+        published = self._versions.documents(version)
+        with _one_sentence(f"{published['dataset_uri']} cannot be written"):
+            there = self._published.result() if self._last else self._versions.exists(version)
             if anew or not there:
                 self._look_closer_at_the_same()
-                for split in dataset.SPLITS:
-                    self._upload(f"{base}/{split}.manifest", partial(self._write_split, split))
-                self._upload(f"{base}/files.jsonl.gz", self._write_entries)
-                self._put(f"{self._root}/dataset-versions/latest.json", {"version": version})
-                self._put(
-                    document, {"version": version, "classes": sorted(counts["train"]), "counts": counts}
-                )
-        return {
-            "dataset_uri": f"s3://{self._bucket}/{document}",
-            "manifests": {split: f"s3://{self._bucket}/{base}/{split}.manifest" for split in dataset.SPLITS},
-        }
+                self._versions.write(version, self.found["counts"], self.manifest, self.uri)
+        return published
 
     def delete_removed(self) -> int:
         """Delete the objects of the dataset's folder that the dataset no longer has; how many they were."""
@@ -340,13 +327,16 @@ class Sync:
     def _send_in_parts(self, file: File) -> str:
         key = self._prefix + file.path
         try:
-            self._manager.upload(file.source, self._bucket, key, extra_args=self._arguments).result()
+            self._upload(file.source, key)
             # A file that was touched meanwhile may have been sent half old, half new.
             if dataset.stat_of(os.stat(file.source)) != file.stat:  # ruff: ignore[os-stat]
                 raise Moved
         except FileNotFoundError as error:
             raise Moved from error
         return _etag(self._client.head_object(Bucket=self._bucket, Key=key))
+
+    def _upload(self, file: IO[bytes] | str, key: str) -> None:
+        self._manager.upload(file, self._bucket, key, extra_args=self._arguments).result()
 
     def _copy(self, file: File) -> str:
         key = f"{self._source_prefix}{file.source}"
@@ -359,7 +349,7 @@ class Sync:
                 **self._arguments,
             )
         except ClientError as error:
-            if _code(error) in {"PreconditionFailed", "NoSuchKey", "404", "412"}:
+            if code(error) in MISSING | {"PreconditionFailed", "412"}:
                 raise SyncError(
                     f"dataset.source: s3://{self._source_bucket}/{key} changed after it was listed: nothing was "
                     "published; sync again when what writes it is done"
@@ -406,62 +396,6 @@ class Sync:
                 "name another prefix, or another compute.prefix"
             )
 
-    # Documents
-
-    def _read_published(self) -> None:
-        """On a new worker: which ETag stands for which content, as the last sync wrote it down."""
-        try:
-            latest = self._client.get_object(
-                Bucket=self._bucket, Key=f"{self._root}/dataset-versions/latest.json"
-            )
-            version = json.load(latest["Body"])["version"]
-            published = self._client.get_object(
-                Bucket=self._bucket, Key=f"{self._root}/dataset-versions/{version}/files.jsonl.gz"
-            )
-        except ClientError as error:
-            if _code(error) in {"NoSuchKey", "404"}:
-                return
-            raise
-        with gzip.open(published["Body"], "rt", encoding="utf-8") as lines:
-            entries = (json.loads(line) for line in lines)
-            while batch := [
-                (entry["path"], entry["etag"], entry["checksum"])
-                for entry in itertools.islice(entries, BATCH)
-            ]:
-                self.manifest.sent(batch)
-
-    def _write_entries(self, file: IO[bytes]) -> None:
-        with gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as zipped:
-            for path, size, checksum, etag in self.manifest.entries():
-                entry = {"path": path, "size": size, "checksum": checksum, "etag": etag}
-                zipped.write(json.dumps(entry).encode() + b"\n")
-
-    def _write_split(self, split: str, file: IO[bytes]) -> None:
-        """SageMaker's ManifestFile: a prefix, then the keys below it."""
-        file.write(b"[" + json.dumps({"prefix": f"{self.uri}/{split}/"}).encode())
-        for path in self.manifest.files(split):
-            file.write(b",\n" + json.dumps(path.removeprefix(f"{split}/")).encode())
-        file.write(b"]")
-
-    def _upload(self, key: str, write: Callable[[IO[bytes]], None]) -> None:
-        with tempfile.TemporaryFile() as file:
-            write(file)
-            file.seek(0)
-            self._manager.upload(file, self._bucket, key, extra_args=self._arguments).result()
-
-    def _put(self, key: str, document: dict[str, Any]) -> None:
-        body = json.dumps(document, indent=1).encode()
-        self._client.put_object(Bucket=self._bucket, Key=key, Body=body, **self._arguments)
-
-    def _exists(self, key: str) -> bool:
-        try:
-            self._client.head_object(Bucket=self._bucket, Key=key)
-        except ClientError as error:
-            if _code(error) in {"NoSuchKey", "404"}:
-                return False
-            raise
-        return True
-
 
 def _s3_place(uri: str) -> tuple[str, str]:
     """Bucket and prefix, which ends in `/` unless it is the whole bucket."""
@@ -472,10 +406,6 @@ def _s3_place(uri: str) -> tuple[str, str]:
 
 def _etag(answer: dict[str, Any]) -> str:
     return str(answer["ETag"]).strip('"')
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response["Error"]["Code"])
 
 
 @contextmanager

@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from botocore.awsrequest import AWSResponse
+from urllib3 import HTTPResponse
 
 from evergreen import dataset, listing, transfer
 from evergreen.dataset import DatasetError, SyncError
@@ -121,6 +124,21 @@ def test_a_new_worker_sends_nothing_again(client: Any, folder: Path, tmp_path: P
     client.delete_object(Bucket=BUCKET, Key="worker/dataset-versions/latest.json")
     assert sync(client, folder, "worker", tmp_path / "third.sqlite") == {**first, "sent": 1}
     assert stored(client, "worker/dataset/") == expected(folder)
+
+
+def test_a_new_worker_that_may_not_read_what_was_published_says_so(client: Any, folder: Path) -> None:
+    (folder / "train/katze/large.jpg").write_bytes(JPEG + os.urandom(9 << 20))
+    sync(client, folder, "refused")
+    body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+
+    def refuse(request: Any, **_: object) -> AWSResponse:
+        return AWSResponse(request.url, 403, {}, HTTPResponse(BytesIO(body), preload_content=False))
+
+    client.meta.events.register("before-send.s3.GetObject", refuse)
+    with pytest.raises(
+        SyncError, match=r"what was published of s3://.*/refused/dataset/ cannot be read: .*Denied"
+    ):
+        sync(client, folder, "refused")
 
 
 def test_an_object_that_was_overwritten_or_deleted_is_sent_again(client: Any, folder: Path) -> None:
