@@ -3,7 +3,7 @@
     make bench NAME=sync
 
 About 12 minutes on 2 cores, half of it for 100,000 files. Two tasks take turns at the same local S3, each in a fresh
-process, each into a place of its own: our operator, and a BashOperator that runs AWS's command line (installed below
+process, each into a bucket of its own: our operator, and a BashOperator that runs AWS's command line (installed below
 `var/venv`): a first sync, then syncs with nothing to do; medians. What is timed is what the task takes once it runs:
 the operator's `execute`, hook, connection and client included. `as_processes` is the same work without Airflow against
 the command line by itself, Python's start and imports included on both sides; no bound is on it. The memory is the
@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 from scripts.bench import conditions, uv
-from scripts.local_stack import BUCKET, REGION, REPOSITORY, Cloud, Stack
+from scripts.local_stack import REGION, REPOSITORY, Cloud, Stack
 
 FILES, COLD_ROUNDS, NOOP_ROUNDS = 10_000, 3, 7
 MEMORY_FILES = (1_000, 10_000, 100_000)
@@ -41,11 +41,11 @@ import retrain
 from airflow.providers.standard.operators.bash import BashOperator
 from evergreen.plan import Plan
 from evergreen.settings import validate
-way, name, source, aws = sys.argv[1:]
+way, bucket, source, aws = sys.argv[1:]
 if way == "ours":
     plan = Plan(
-        dag_id=f"retrain_{name}", run_id="r", run_type="manual", started_at="", pipeline_name=name,
-        pipeline=validate({"dataset": {"source": source}}, "x.yaml"), bucket="BUCKET", role="r",
+        dag_id="retrain_pets", run_id="r", run_type="manual", started_at="", pipeline_name="pets",
+        pipeline=validate({"dataset": {"source": source}}, "x.yaml"), bucket=bucket, role="r",
         training_image="i", inference_image="i",
     )
     instance = SimpleNamespace(xcom_pull=lambda task_ids: plan.to_xcom())
@@ -53,13 +53,13 @@ if way == "ours":
     operator = retrain.SyncDatasetOperator(task_id="sync_dataset")
 else:
     context = {"ti": SimpleNamespace()}
-    command = f"{aws} s3 sync {source} s3://BUCKET/aws/{name} --only-show-errors"
+    command = f"{aws} s3 sync {source} s3://{bucket}/pets --only-show-errors"
     operator = BashOperator(task_id="sync_dataset", bash_command=command, append_env=True)
 started = time.perf_counter()
 result = operator.execute(context)
 seconds = time.perf_counter() - started
 print(json.dumps({"seconds": seconds, "sent": result["sent"] if way == "ours" else None}))
-""".replace("BUCKET", BUCKET)
+"""
 # The S3 client is botocore's, which is boto3's without boto3's own import.
 OURS = """
 import json, os, resource, sys
@@ -175,20 +175,20 @@ class Bench:
         processes: dict[str, list[float]] = {"ours": [], "aws": []}
         for turn in range(COLD_ROUNDS):
             for way in cold:
-                cold[way].append(self._task(way, f"cold-{turn}", source))
+                cold[way].append(self._task(way, turn, source, sent=FILES))
                 print(f"first sync {turn}, {way}: {cold[way][-1]:.1f} s", file=sys.stderr, flush=True)
         self._make("process")
         self._ours(source, "process")
         for turn in range(NOOP_ROUNDS):
             for way in noop:
-                noop[way].append(self._task(way, "cold-0", source))
+                noop[way].append(self._task(way, 0, source, sent=0))
                 print(f"nothing to do {turn}, {way}: {noop[way][-1]:.2f} s", file=sys.stderr, flush=True)
             for way in processes:
                 started = time.perf_counter()
                 if way == "ours":
                     self._ours(source, "process")
                 else:
-                    self._aws(source, f"s3://{BUCKET}/aws/cold-0")
+                    self._aws(source, _bucket("aws", 0))
                 processes[way].append(time.perf_counter() - started)
         shutil.rmtree(source)
         return cold, noop, processes
@@ -207,10 +207,13 @@ class Bench:
         print(f"memory of {files} files: {peaks}", file=sys.stderr, flush=True)
         return peaks
 
-    def _task(self, way: str, name: str, source: Path) -> float:
+    def _task(self, way: str, turn: int, source: Path, *, sent: int) -> float:
         """Seconds of one task's `execute`."""
-        command = [sys.executable, "-c", TASK, way, name, str(source), str(AWS)]
+        bucket = _bucket(way, turn)
+        self._make(bucket)
+        command = [sys.executable, "-c", TASK, way, bucket, str(source), str(AWS)]
         said = json.loads(self._run(command, self._airflow).splitlines()[-1])
+        assert said["sent"] in {sent, None}, said
         return float(said["seconds"])
 
     def _make(self, bucket: str) -> None:
@@ -223,8 +226,8 @@ class Bench:
         said: dict[str, Any] = json.loads(self._run(command, self._environment))
         return said
 
-    def _aws(self, source: Path, place: str) -> None:
-        command = [str(AWS), "s3", "sync", str(source), place, "--only-show-errors"]
+    def _aws(self, source: Path, bucket: str) -> None:
+        command = [str(AWS), "s3", "sync", str(source), f"s3://{bucket}/pets", "--only-show-errors"]
         self._run(command, self._environment)
 
     def _run(self, command: list[str], environment: dict[str, str]) -> str:
@@ -244,6 +247,10 @@ class Bench:
         # Until their times are old enough to be trusted.
         time.sleep(2)
         return root
+
+
+def _bucket(way: str, turn: int) -> str:
+    return f"{way}-{turn}"
 
 
 def _million() -> dict[str, float]:
