@@ -35,6 +35,7 @@ def charts(document: Mapping[str, Any], snapshot: Snapshot, sample: Sample) -> l
     return [_shares(row, snapshot, found[row["name"]]) for row in rows]
 
 
+@styled
 def _shares(row: Mapping[str, Any], snapshot: Snapshot, found: Any) -> Chart:
     name = row["name"]
     known = snapshot.counts[name]
@@ -50,7 +51,6 @@ def _shares(row: Mapping[str, Any], snapshot: Snapshot, found: Any) -> Chart:
     return Chart(name.capitalize(), sentence, inline(drawing, f"drift-{name.replace(' ', '-')}"))
 
 
-@styled
 def _in_tenths(name: str, edges: Any, shares: Mapping[str, Any]) -> Figure:
     drawing, axes = figure()
     at = np.arange(len(edges) + 1)
@@ -64,7 +64,6 @@ def _in_tenths(name: str, edges: Any, shares: Mapping[str, Any]) -> Figure:
     return drawing
 
 
-@styled
 def _of_classes(classes: Sequence[str], shares: Mapping[str, Any]) -> Figure:
     """Those that part most, in their own order."""
     known, found = shares.values()
@@ -74,7 +73,8 @@ def _of_classes(classes: Sequence[str], shares: Mapping[str, Any]) -> Figure:
     for offset, (label, widths), color in zip((-0.2, 0.2), shares.items(), SERIES, strict=False):
         axes.barh(at + offset, widths[chosen], 0.4, color=color, label=label)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_yticks(at, [_short(classes[number]) for number in chosen])
+    # A class may be called "$1 and $2", which is no formula.
+    axes.set_yticks(at, [_short(classes[number]) for number in chosen], parse_math=False)
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     axes.set_xlabel("share of the images")
