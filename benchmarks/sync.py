@@ -32,7 +32,7 @@ AWS = REPOSITORY / "var/venv/awscli/bin/aws"
 NOOP_LIMIT_S, RATIO, GROWTH = 3.0, 5.0, 1.15
 SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 TASK = """
-import json, os, sys, time, warnings
+import json, sys, time, warnings
 from collections import defaultdict
 from types import SimpleNamespace
 # An operator run without Airflow's task runner says so.

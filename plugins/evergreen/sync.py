@@ -118,10 +118,11 @@ class SyncDatasetOperator(BaseOperator):
 
 
 def _client(hook: S3Hook) -> Any:
-    """The hook's client for many requests at once.
+    """The hook's client, for many requests at once.
 
-    Not the hook's `get_client_type`: for the user agent it looks in every module there is for the source of what is on
-    the stack, which takes as long as making the client.
+    Not by its `get_client_type`: for the user agent that has `inspect.stack()` look through every module there is for
+    the source of what is on the stack, which takes as long as making the client. Until that is `inspect.stack(0)`:
+    https://github.com/apache/airflow/blob/main/providers/amazon/src/airflow/providers/amazon/aws/hooks/base_aws.py
     """
     return hook.get_session().client(
         "s3",
