@@ -90,6 +90,8 @@ class _Live:
     abandoned: threading.Event = field(default_factory=threading.Event)
     """Set when another attempt at the job begins: what the rules say of this one is not wanted."""
     agent: Any = None
+    cleaner: threading.Thread | None = None
+    """Removes the folder once the last rule has ended; nothing else does, so none can take a later attempt's."""
 
     @property
     def ended(self) -> Path:
@@ -165,9 +167,10 @@ class Debugger:
             self._earlier[name] = self._live.pop(name)
             self._stop_profiler(live)
             live.ended.touch()
-            threading.Thread(
+            live.cleaner = threading.Thread(
                 target=self._clean_up, args=(live,), name=f"debugger {name}", daemon=True
-            ).start()
+            )
+            live.cleaner.start()
 
     def end_lost_rules(self, job: Document) -> None:
         """Give a job that has ended the last word on rules that never ran, or whose processes were lost."""
@@ -195,17 +198,14 @@ class Debugger:
         """End the rules of an earlier attempt at a job."""
         if earlier := self._earlier.get(name):
             earlier.abandoned.set()
-            for rule in earlier.rules:
-                rule.join()
-            self._clean_up(earlier)
+            if earlier.cleaner:
+                earlier.cleaner.join()
 
     def _clean_up(self, live: _Live) -> None:
         for rule in live.rules:
             rule.join()
-        name = live.job["TrainingJobName"]
-        if self._earlier.get(name) is live:
-            shutil.rmtree(live.folder, ignore_errors=True)
-            self._earlier.pop(name, None)
+        shutil.rmtree(live.folder, ignore_errors=True)
+        self._earlier.pop(live.job["TrainingJobName"], None)
 
     def _share(self, live: _Live) -> None:
         """Let all hosts write into the same two folders: S3 has one prefix for all of them too."""

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,11 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_sagemaker.jobs.debugger import rule_job_name
+from local_sagemaker.cloud import Cloud as LocalCloud
+from local_sagemaker.cloud import Settings
+from local_sagemaker.images import Images
+from local_sagemaker.jobs.debugger import Debugger, rule_job_name
+from local_sagemaker.processes.runner import Run, box
 from tests.local_sagemaker.cloud_client import BUCKET, REPOSITORY, Cloud, wait
 from tests.local_sagemaker.test_checkpoints import interrupt
 
@@ -273,6 +279,34 @@ def test_an_interrupted_attempts_rules_are_forgotten(cloud: Cloud) -> None:
     (status,) = job["DebugRuleEvaluationStatuses"]
     # Two files are the second attempt's; the first had five.
     assert (status["RuleEvaluationStatus"], status["StatusDetails"]) == ("NoIssuesFound", "2 files")
+
+
+def test_an_earlier_attempts_removal_leaves_the_next_ones_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unused = "http://127.0.0.1:9"
+    cloud = LocalCloud(
+        Settings(
+            tmp_path, sagemaker_url=unused, aws_url=unused, host=None, mark=str(tmp_path), images=Images()
+        )
+    )
+    debugger, remove = Debugger(cloud), shutil.rmtree
+
+    def remove_slowly(folder: Path, ignore_errors: bool) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.3)
+        remove(folder, ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", remove_slowly)
+    job = {"TrainingJobName": "twice", "DebugHookConfig": HOOK}
+    for _attempt in range(2):
+        host = box(cloud, "TrainingJob", "twice")
+        host.clean()
+        host.create()
+        never = threading.Event()
+        with debugger.watching(job, Run(cloud, "twice", [host], [], never, never, 60)):
+            time.sleep(0.5)
+            (host.ml / "output/tensors/events").mkdir()
 
 
 def test_a_killed_service_says_that_a_rule_was_lost(tmp_path: Path) -> None:
