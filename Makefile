@@ -83,6 +83,8 @@ test-cloud:
 	$(AIRFLOW) -m pytest tests/plugins tests/dags tests/scripts tests/docs
 	$(AIRFLOW) -m pytest tests/sdk
 
+# As jobs have it: threads that spin while they wait for one another cost more than the tests on shared processors.
+test-ml: export OMP_WAIT_POLICY = PASSIVE
 test-ml:
 	$(ML) -m pytest tests/ml_code
 

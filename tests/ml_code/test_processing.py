@@ -1,6 +1,7 @@
 """The processing jobs' entry point."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -29,9 +30,10 @@ def code(tmp_path: Path) -> Path:
 
 
 def run(code: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     return subprocess.run(
         [sys.executable, str(code / "processing.py"), *arguments],
-        capture_output=True, text=True, check=False, cwd="/",
+        capture_output=True, text=True, check=False, cwd="/", env=environment,
     )  # fmt: skip
 
 
