@@ -80,8 +80,6 @@ test-cloud test-ml test-demo test-airflow: $(ENVIRONMENTS)
 
 test-cloud:
 	$(CLOUD) -m pytest tests/local_sagemaker
-	$(AIRFLOW) -m pytest tests/plugins tests/dags tests/scripts tests/docs
-	$(AIRFLOW) -m pytest tests/sdk
 
 # As jobs have it: threads that spin while they wait for one another cost more than the tests on shared processors.
 test-ml: export OMP_WAIT_POLICY = PASSIVE
@@ -93,6 +91,8 @@ test-demo:
 
 test-airflow:
 	$(AIRFLOW) -m pytest tests/end_to_end/test_airflow.py
+	$(AIRFLOW) -m pytest tests/plugins tests/dags tests/scripts tests/docs
+	$(AIRFLOW) -m pytest tests/sdk
 
 bench: $(ENVIRONMENTS)
 	@$(AIRFLOW) -m scripts.bench benchmarks $(NAME)
