@@ -22,10 +22,11 @@ from pathlib import Path
 import torch
 
 from data.images import ImageDataset, Unreadable, check_readable, list_images
+from data.preprocessing import Preprocessing
 from data.views import ONE_VIEW, Views
 from model import architectures, weights
 from model.artifact import save_backbone
-from model.extraction import extracted
+from model.extraction import Forward, extracted
 from model.network import Network, assemble
 from model.parts import PartWriter
 
@@ -88,11 +89,12 @@ def run(options: argparse.Namespace) -> None:
     cpus = int(os.environ.get("SM_NUM_CPUS") or os.cpu_count() or 1)
     torch.set_num_threads(cpus)
     whole = read_whole(options)
-    network = build(options, whole.classes)
+    preprocessing = weights.preprocessing(options.arch, options.weights, options.image_size)
+    forward = Forward(build(options, preprocessing, whole.classes).trunk, preprocessing)
     unreadable = 0
     for name in SPLITS:
         if getattr(options, name):
-            unreadable += compute(options, name, network, whole, cpus)
+            unreadable += compute(options, name, forward, whole, cpus)
     print(f"wrote {options.output} seconds={time.monotonic() - start:.1f} unreadable={unreadable}")
 
 
@@ -112,9 +114,8 @@ def read_whole(options: argparse.Namespace) -> Whole:
     return Whole(train.classes, {"train": len(train.samples), "validation": len(validation.samples)})
 
 
-def build(options: argparse.Namespace, classes: Sequence[str]) -> Network:
+def build(options: argparse.Namespace, preprocessing: Preprocessing, classes: Sequence[str]) -> Network:
     """The network; the first instance writes it down."""
-    preprocessing = weights.preprocessing(options.arch, options.weights, options.image_size)
     backbone = weights.backbone(options.arch, options.weights, options.seed, options.weights_file)
     torch.manual_seed(options.seed)
     network = assemble(backbone, options.arch, options.tail, len(classes))
@@ -142,19 +143,18 @@ def is_first(resource_config: Path | None) -> bool:
     return bool(document["current_host"] == min(document["hosts"]))
 
 
-def compute(options: argparse.Namespace, name: str, network: Network, whole: Whole, cpus: int) -> int:
+def compute(options: argparse.Namespace, name: str, forward: Forward, whole: Whole, cpus: int) -> int:
     """Write the parts of a split; how many images were set apart.
 
     :raises ValueError: when they are more than the share of the whole split that is allowed.
     """
     root: Path = getattr(options, name)
     listing = list_images(root, whole.classes, may_be_empty=options.dataset is not None)
-    preprocessing = weights.preprocessing(options.arch, options.weights, options.image_size)
     views = Views(options.views, options.flip == "true", options.seed) if name == "train" else ONE_VIEW
-    dataset = ImageDataset(root, listing, preprocessing, views)
+    dataset = ImageDataset(root, listing, forward.preprocessing, views)
     writer = PartWriter(options.output / name, whole.classes)
     unreadable: list[Unreadable] = []
-    for rows in extracted(network.trunk, dataset, name, cpus):
+    for rows in extracted(forward, dataset, name, cpus):
         writer.add(rows, [listing.samples[index][0] for index in rows.batch.indices.tolist()])
         unreadable += rows.batch.unreadable
         check_readable(unreadable, whole.images[name], options.max_unreadable)

@@ -42,7 +42,7 @@ def device() -> torch.device:
 
 
 def extract(
-    trunk: nn.Module, dataset: ImageDataset, name: str, max_unreadable: float, cpus: int | None = None
+    forward: "Forward", dataset: ImageDataset, name: str, max_unreadable: float, cpus: int | None = None
 ) -> tuple[Split, Sequence[Unreadable]]:
     """A split of the readable images in the order of their keys, and the files set apart.
 
@@ -50,7 +50,7 @@ def extract(
     """
     inputs, unreadable, count = None, list[Unreadable](), 0
     labels = torch.empty(len(dataset), dtype=torch.int64)
-    for rows in extracted(trunk, dataset, name, cpus, by_key(dataset.listing.samples)):
+    for rows in extracted(forward, dataset, name, cpus, by_key(dataset.listing.samples)):
         if inputs is None:
             inputs = file_backed((len(dataset), *rows.inputs.shape[1:]), rows.inputs.dtype)
         end = count + len(rows.batch.labels)
@@ -63,7 +63,7 @@ def extract(
 
 
 def extracted(
-    trunk: nn.Module,
+    forward: "Forward",
     dataset: ImageDataset,
     name: str,
     cpus: int | None = None,
@@ -73,12 +73,10 @@ def extracted(
 
     Prints `features split=train images=640/1257 seconds=1.9` every few seconds.
     """
-    target = device()
-    compute = None if isinstance(trunk, nn.Identity) else Forward(trunk, dataset.preprocessing, target)
     seen, total, start, reported = 0, len(dataset), time.monotonic(), time.monotonic()
-    size = max(1, BATCH[target.type] // dataset.views_per_image)
+    size = max(1, BATCH[forward.target.type] // dataset.views_per_image)
     for batch in read_batches(dataset, size, loader_workers(total, cpus), order):
-        yield Rows(compute(batch.views) if compute else batch.views, batch)
+        yield Rows(forward(batch.views), batch)
         seen += len(batch.labels) + len(batch.unreadable)
         if time.monotonic() - reported >= REPORT_SECONDS or seen == total:
             reported = time.monotonic()
@@ -95,24 +93,32 @@ class Forward:
     """A frozen trunk, made fast; its output is eager float32's but for rounding (benchmarks/trunk.py).
 
     On CPUs batch norms are folded into convolutions and the layout is channels last; on GPUs that can, the
-    arithmetic is bfloat16's.
+    arithmetic is bfloat16's. It is a copy: one serves all splits.
     """
 
-    def __init__(self, trunk: nn.Module, preprocessing: Preprocessing, target: torch.device) -> None:
-        self.trunk = channels_last(fold_batch_norms(trunk).to(target))
-        self._preprocessing, self._target = preprocessing, target
-        self._bfloat16 = target.type == "cuda" and torch.cuda.is_bf16_supported()
+    def __init__(
+        self, trunk: nn.Module, preprocessing: Preprocessing, target: torch.device | None = None
+    ) -> None:
+        """:param target: `device()` when left out."""
+        self.target = target or device()
+        self._empty = isinstance(trunk, nn.Identity)
+        self.trunk = trunk if self._empty else channels_last(fold_batch_norms(trunk).to(self.target))
+        self.preprocessing = preprocessing
+        self._bfloat16 = self.target.type == "cuda" and torch.cuda.is_bf16_supported()
 
     def __call__(self, views: Tensor) -> Tensor:
-        """[n, K, …] from uint8 [n, K, 3, S, S]; activations as float16, which halves the largest of them."""
-        if not len(views):
+        """[n, K, …] from uint8 [n, K, 3, S, S]; activations as float16, which halves the largest of them.
+
+        The views themselves where the trunk is empty.
+        """
+        if self._empty or not len(views):
             return views
-        pictures = views.flatten(0, 1).to(self._target, non_blocking=True)
+        pictures = views.flatten(0, 1).to(self.target, non_blocking=True)
         with (
             torch.inference_mode(),
-            torch.autocast(self._target.type, dtype=torch.bfloat16, enabled=self._bfloat16),
+            torch.autocast(self.target.type, dtype=torch.bfloat16, enabled=self._bfloat16),
         ):
-            images = self._preprocessing.normalize(pictures).to(memory_format=torch.channels_last)
+            images = self.preprocessing.normalize(pictures).to(memory_format=torch.channels_last)
             features: Tensor = self.trunk(images)
         features = features.to("cpu", torch.float32 if features.ndim == 2 else torch.float16)
         # A copy outside inference mode: autograd refuses tensors made inside it.

@@ -10,7 +10,7 @@ from data.images import ImageDataset, check_classes, list_images
 from data.preprocessing import Preprocessing
 from data.views import ONE_VIEW, Views
 from model import architectures, artifact, weights
-from model.extraction import extract
+from model.extraction import Forward, extract
 from model.hyperparameters import HyperparameterError, Hyperparameters
 from model.network import Network, assemble
 from model.parts import assemble_parts
@@ -73,11 +73,12 @@ def from_images(
     torch.manual_seed(settings.seed)
     backbone = weights.backbone(arch, source, settings.seed, file)
     network = assemble(backbone, arch, tail, len(listing.classes))
+    forward = Forward(network.trunk, preprocessing)
     splits, unreadable = [], []
     for name, root in (("train", train), ("validation", validation)):
         views = Views(settings.views, settings.flip, settings.seed) if name == "train" else ONE_VIEW
         dataset = ImageDataset(root, list_images(root, listing.classes), preprocessing, views)
-        split, files = extract(network.trunk, dataset, name, settings.max_unreadable, cpus)
+        split, files = extract(forward, dataset, name, settings.max_unreadable, cpus)
         splits.append(split)
         unreadable += [{"split": name} | asdict(file) for file in files]
     check_classes(listing.classes, splits[0].labels)

@@ -54,7 +54,7 @@ def test_a_trunk_made_fast_computes_what_it_did(arch: str) -> None:
         256, (2, 1, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     preprocessing = Preprocessing(64, 64)
-    fast = Forward(network.trunk, preprocessing, torch.device("cpu"))(views)
+    fast = Forward(network.trunk, preprocessing)(views)
     with torch.inference_mode():
         plain = network.trunk(preprocessing.normalize(views[:, 0]))
     torch.testing.assert_close(fast[:, 0], plain, atol=1e-4, rtol=1e-4)
