@@ -1,6 +1,7 @@
 """Batch norms folded into the convolutions before them: the same function in fewer passes over memory."""
 
 import copy
+import gc
 
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -26,4 +27,6 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
             node.replace_all_uses_with(before)
             traced.graph.erase_node(node)
     traced.recompile()
+    # What traced it holds a copy of all weights, in a cycle.
+    gc.collect()
     return traced

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Rows that are looked at together where a whole split has to be: some megabytes.
-CHUNK = 4096
+# Rows that are looked at together where a whole split has to be; in float64 they are several times as large.
+CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class Split:
 
     def chunks(self) -> Iterator[tuple[int, Tensor]]:
         """(first row, some rows of `inputs`), in order."""
-        for start in range(0, len(self.labels), CHUNK):
-            yield start, self.inputs[start : start + CHUNK]
+        size = max(1, CHUNK_BYTES // self.inputs[0].nbytes)
+        for start in range(0, len(self.labels), size):
+            yield start, self.inputs[start : start + size]
 
 
 def file_backed(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

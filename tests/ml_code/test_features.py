@@ -1,5 +1,6 @@
 """features.py as the processing job runs it."""
 
+import gc
 import json
 import shutil
 from pathlib import Path
@@ -8,12 +9,13 @@ import features
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.images import ImageDataset, list_images
 from data.preprocessing import Preprocessing
 from model import artifact, parts, weights
 from model.extraction import Forward
+from model.folding import fold_batch_norms
 from model.network import assemble
 from model.parts import assemble_parts, read_parts
 from tests.ml_code.conftest import extract
@@ -58,6 +60,23 @@ def test_a_trunk_made_fast_computes_what_it_did(arch: str) -> None:
     with torch.inference_mode():
         plain = network.trunk(preprocessing.normalize(views[:, 0]))
     torch.testing.assert_close(fast[:, 0], plain, atol=1e-4, rtol=1e-4)
+
+
+def test_folding_leaves_no_second_copy_of_the_weights() -> None:
+    network = assemble(weights.backbone("resnet18", "none", 0), "resnet18", "fc", 3)
+
+    def convolutions() -> int:
+        return sum(type(found) is nn.Conv2d for found in gc.get_objects())
+
+    gc.collect()
+    before = convolutions()
+    gc.disable()
+    try:
+        folded = fold_batch_norms(network.trunk)
+        after = convolutions()
+    finally:
+        gc.enable()
+    assert after - before == sum(isinstance(module, nn.Conv2d) for module in folded.modules()) == 20
 
 
 def test_output_is_the_same_bit_for_bit(digits: Path, extracted: Path, tmp_path: Path) -> None:

@@ -145,10 +145,12 @@ def test_manifest_says_what_was_trained(trained: TrainedModel) -> None:
     assert manifest["validation"]["validation_accuracy"] > 0.7
 
 
-def test_whitened_layer_folds_into_a_plain_one() -> None:
+def test_whitened_layer_folds_into_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
     features = torch.randn(200, 16, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 3, 16)
     features[:, 5] = 7.0  # a dead unit
     split = Split(features.view(100, 2, 16), torch.zeros(100, dtype=torch.int64))
+    # A few rows at a time.
+    monkeypatch.setattr("model.split.CHUNK_BYTES", 1000)
     whitening = Whitening.fit(split, shrinkage=1e-6)
     z = whitening(split).inputs.flatten(0, 1)
     spread = torch.cov(z.T, correction=0)
