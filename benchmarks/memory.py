@@ -2,7 +2,7 @@
 
     make bench NAME=memory
 
-About 8 minutes on 2 cores. Small pictures through a ResNet18 at 32 pixels, then two epochs of a last layer on the
+About 4 minutes on 2 cores. Small pictures through a ResNet18 at 32 pixels, then two epochs of a last layer on the
 features; validation is a tenth. Looked at ten times a second, the process and its children together, what they share
 counted once: anonymous memory, which a machine must have, and all memory, which holds pages of mapped files too, which
 the system takes back when it needs them. What it grows by is taken between the larger two: from 2,000 images on,
