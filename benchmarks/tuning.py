@@ -2,7 +2,7 @@
 
     make bench NAME=tuning
 
-About 20 minutes on 2 cores, most of them the naive side's. 1,500 photographs of 400 x 500, 6 trials of 3 epochs and a
+About 10 minutes on 2 cores, most of them the naive side's. 1,500 photographs of 400 x 500, 6 trials of 3 epochs and a
 retraining of 3, with a ResNet18 and a ResNet50; processor seconds, process starts included.
 
 The naive side (benchmarks/ml/naive.py) runs one training (3 epochs of the ResNet18, 1 of the ResNet50); its median
