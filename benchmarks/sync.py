@@ -2,7 +2,7 @@
 
     make bench NAME=sync
 
-About 12 minutes on 2 cores, half of it for 100,000 files. Two tasks take turns at the same local S3, each in a fresh
+About 9 minutes on 2 cores, half of it for 100,000 files. Two tasks take turns at the same local S3, each in a fresh
 process, each into a bucket of its own: our operator, and a BashOperator that runs AWS's command line (installed below
 `var/venv`): a first sync, then syncs with nothing to do; medians. What is timed is what the task takes once it runs:
 the operator's `execute`, hook, connection and client included. `as_processes` is the same work without Airflow against

@@ -205,7 +205,7 @@ def pack(folders: Sequence[Path], archive: Path) -> None:
     for folder in folders:
         for item in sorted(folder.rglob("*")):
             files.setdefault(item.relative_to(folder).as_posix(), item)
-    # Weights hardly compress, and zlib's fastest level takes 12 times as long over it.
+    # Weights hardly compress, and zlib's fastest level took half of a trial's processor time (benchmarks/tuning.py).
     with (
         igzip.open(archive, "wb", compresslevel=1) as file,  # type: ignore[no-untyped-call]  # isal has no types
         tarfile.open(fileobj=file, mode="w") as tar,

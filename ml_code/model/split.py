@@ -22,7 +22,7 @@ class Split:
 
     def chunks(self) -> Iterator[tuple[int, Tensor]]:
         """(first row, some rows of `inputs`), in order."""
-        size = max(1, CHUNK_BYTES // self.inputs[0].nbytes)
+        size = max(1, CHUNK_BYTES // max(1, self.inputs[:1].nbytes))
         for start in range(0, len(self.labels), size):
             yield start, self.inputs[start : start + size]
 

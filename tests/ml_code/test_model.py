@@ -145,6 +145,10 @@ def test_manifest_says_what_was_trained(trained: TrainedModel) -> None:
     assert manifest["validation"]["validation_accuracy"] > 0.7
 
 
+def test_a_split_without_rows_has_no_chunks() -> None:
+    assert list(Split(torch.empty(0, 1, 16), torch.empty(0, dtype=torch.int64)).chunks()) == []
+
+
 def test_whitened_layer_folds_into_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
     features = torch.randn(200, 16, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 3, 16)
     features[:, 5] = 7.0  # a dead unit
